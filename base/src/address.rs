@@ -1,0 +1,245 @@
+//! Where a gRPC service is served and dialled: in memory, on a Unix socket, or over TCP.
+//!
+//! One process that holds all roles uses the same services over [`MemoryBus`] that separate
+//! processes use over sockets, so there is no second code path.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    str::FromStr,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tonic::transport::{Channel, Endpoint, server::Connected};
+
+const MEMORY_BUFFER: usize = 64 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An in-process listener: whoever holds a clone can dial it.
+#[derive(Clone)]
+pub struct MemoryBus {
+    dial: mpsc::Sender<DuplexStream>,
+    accept: Arc<Mutex<Option<mpsc::Receiver<DuplexStream>>>>,
+}
+
+impl MemoryBus {
+    pub fn new() -> Self {
+        let (dial, accept) = mpsc::channel(64);
+        Self { dial, accept: Arc::new(Mutex::new(Some(accept))) }
+    }
+
+    async fn connect(&self) -> io::Result<DuplexStream> {
+        let (ours, theirs) = tokio::io::duplex(MEMORY_BUFFER);
+        self.dial.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        Ok(ours)
+    }
+}
+
+impl Default for MemoryBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryBus")
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum Address {
+    Memory(MemoryBus),
+    Unix(PathBuf),
+    /// `host:port`.
+    Tcp(String),
+}
+
+impl Address {
+    /// Binds. A Unix socket left over from an earlier process is replaced; the caller's data
+    /// directory lock is what keeps two live servers apart.
+    pub async fn listen(&self) -> io::Result<Incoming> {
+        match self {
+            Self::Memory(bus) => {
+                let accept = bus.accept.lock().expect("never poisoned: no panic while held").take();
+                accept.map(Incoming::Memory).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+            }
+            Self::Unix(path) => {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                Ok(Incoming::Unix(UnixListener::bind(path)?))
+            }
+            Self::Tcp(address) => Ok(Incoming::Tcp(TcpListener::bind(address).await?)),
+        }
+    }
+
+    /// A channel that connects when first used and again after it broke.
+    pub fn channel(&self) -> Channel {
+        let address = self.clone();
+        // The URI only fills the authority; the connector below decides where to go.
+        Endpoint::from_static("http://coracle.invalid")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(tower::service_fn(move |_| {
+                let address = address.clone();
+                async move { address.connect().await.map(TokioIo::new) }
+            }))
+    }
+
+    async fn connect(&self) -> io::Result<Conn> {
+        match self {
+            Self::Memory(bus) => bus.connect().await.map(Conn::Memory),
+            Self::Unix(path) => UnixStream::connect(path).await.map(Conn::Unix),
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Conn::Tcp(stream))
+            }
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+    /// `unix:/path`, `http://host:port` or `host:port`.
+    fn from_str(s: &str) -> Result<Self, String> {
+        if let Some(path) = s.strip_prefix("unix:") {
+            return if Path::new(path).is_absolute() {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err(format!("{s:?}: a unix: address needs an absolute path"))
+            };
+        }
+        let tcp = s.strip_prefix("http://").unwrap_or(s).trim_end_matches('/');
+        match tcp.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(tcp.to_owned()))
+            }
+            _ => Err(format!("{s:?}: expected unix:/path or host:port")),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(_) => f.write_str("memory:"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "http://{address}"),
+        }
+    }
+}
+
+/// Accepted connections, for tonic's `serve_with_incoming`.
+#[derive(Debug)]
+pub enum Incoming {
+    Memory(mpsc::Receiver<DuplexStream>),
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Incoming {
+    /// The port that the system chose, where it did.
+    pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Conn>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(match &mut *self {
+            Self::Memory(accept) => ready!(accept.poll_recv(cx)).map(|c| Ok(Conn::Memory(c))),
+            Self::Unix(listener) => {
+                Some(ready!(listener.poll_accept(cx)).map(|(c, _)| Conn::Unix(c)))
+            }
+            Self::Tcp(listener) => Some(ready!(listener.poll_accept(cx)).map(|(c, _)| {
+                // Small answers must not wait for an acknowledgement; failure only costs latency.
+                let _ = c.set_nodelay(true);
+                Conn::Tcp(c)
+            })),
+        })
+    }
+}
+
+#[derive(Debug)]
+pub enum Conn {
+    Memory(DuplexStream),
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+macro_rules! each_conn {
+    ($self:ident, $c:ident => $body:expr) => {
+        match $self.get_mut() {
+            Conn::Memory($c) => $body,
+            Conn::Unix($c) => $body,
+            Conn::Tcp($c) => $body,
+        }
+    };
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each_conn!(self, c => Pin::new(c).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each_conn!(self, c => Pin::new(c).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_conn!(self, c => Pin::new(c).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_conn!(self, c => Pin::new(c).poll_shutdown(cx))
+    }
+}
+
+impl Connected for Conn {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_parsed_or_refused_with_what_was_expected() {
+        assert_eq!("unix:/a/b".parse::<Address>().unwrap().to_string(), "unix:/a/b");
+        assert_eq!("127.0.0.1:80".parse::<Address>().unwrap().to_string(), "http://127.0.0.1:80");
+        for bad in ["unix:a", "host", ":80", "host:port"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}
