@@ -12,7 +12,18 @@ use crate::{error::Invalid, limits};
 pub struct Env(BTreeMap<String, String>);
 
 impl Env {
+    /// What a client chose for a function or a namespace.
     pub fn new(vars: BTreeMap<String, String>) -> Result<Self, Invalid> {
+        Self::bounded(vars, limits::ENV_TOTAL_MAX_BYTES)
+    }
+
+    /// The result of [`Env::overlaid`], read back: two halves that were each bounded, so the total
+    /// may be twice as large.
+    pub fn from_overlay(vars: BTreeMap<String, String>) -> Result<Self, Invalid> {
+        Self::bounded(vars, 2 * limits::ENV_TOTAL_MAX_BYTES)
+    }
+
+    fn bounded(vars: BTreeMap<String, String>, total_max: usize) -> Result<Self, Invalid> {
         let mut total = 0;
         for (key, value) in &vars {
             check_key(key)?;
@@ -28,12 +39,11 @@ impl Env {
             }
             total += key.len() + value.len();
         }
-        if total > limits::ENV_TOTAL_MAX_BYTES {
+        if total > total_max {
             return Err(Invalid::new(
                 "env",
                 format_args!(
-                    "all names and values together must be at most {} bytes, are {total}",
-                    limits::ENV_TOTAL_MAX_BYTES
+                    "all names and values together must be at most {total_max} bytes, are {total}"
                 ),
             ));
         }
