@@ -1,1 +1,102 @@
-fn main() {}
+//! The `coracle` binary: server roles and the client's commands.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod api;
+mod commands;
+mod data;
+mod error;
+mod output;
+mod roles;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::CliError;
+
+/// Functions on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, about, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 not found, \
+4 not authorised, 5 conflict, 6 timed out waiting, 7 the function answered 400 or above \
+(invoke --fail), 8 no server answers.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run controller, agent and gateway in one process
+    Up(Box<settings::RawSettings>),
+    /// Run a controller
+    Controller(Box<settings::RawSettings>),
+    /// Run an agent: containers on this node
+    Agent(Box<settings::RawSettings>),
+    /// Run a gateway: invocations and management APIs over HTTP
+    Gateway(Box<settings::RawSettings>),
+    /// Remove everything that a stopped server left on this machine: containers, network, sockets
+    Down(commands::down::Down),
+    /// Build and list runtime images
+    Runtime(commands::runtime::Runtime),
+    /// Deploy, call and look at functions
+    Fn(commands::function::FunctionCommand),
+    /// Namespaces
+    Ns(commands::namespace::NamespaceCommand),
+    /// Keys of functions, and credentials for the clouds' own clients
+    Key(commands::key::KeyCommand),
+    /// Nodes
+    Node(commands::node::NodeCommand),
+    /// Versions of this program and of the server
+    Version(commands::version::Version),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coracle: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Up(raw) => roles::up(raw.check()?),
+        Command::Controller(raw) => roles::controller(raw.check()?),
+        Command::Agent(raw) => roles::agent(raw.check()?),
+        Command::Gateway(raw) => roles::gateway(raw.check()?),
+        Command::Down(down) => client(down.run()),
+        Command::Runtime(runtime) => client(runtime.run()),
+        Command::Fn(function) => client(function.run()),
+        Command::Ns(namespace) => client(namespace.run()),
+        Command::Key(key) => client(key.run()),
+        Command::Node(node) => client(node.run()),
+        Command::Version(version) => client(version.run()),
+    }
+}
+
+/// Client commands need no threads of their own.
+fn client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed("cannot start", error))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

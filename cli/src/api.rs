@@ -1,0 +1,189 @@
+//! A client of the native API over plain HTTP.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+use crate::{
+    data,
+    error::{CliError, chain},
+    settings,
+};
+
+/// How to find the server, from flags and environment.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Target {
+    /// API listener of the server [default: a server on this machine, found by its data directory]
+    #[arg(long, env = "CORACLE_URL", global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Token [default: the admin token of a server on this machine]
+    #[arg(long, env = "CORACLE_TOKEN", global = true, value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Data directory of a server on this machine
+    #[arg(long, env = "CORACLE_DATA", global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Project
+    #[arg(long, env = "CORACLE_PROJECT", global = true, default_value = "default")]
+    pub(crate) project: String,
+    /// Print every HTTP exchange to standard error
+    #[arg(long, global = true)]
+    debug_http: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Api {
+    client: Client<HttpConnector, Full<Bytes>>,
+    base: String,
+    token: String,
+    pub(crate) project: String,
+    debug: bool,
+}
+
+impl Target {
+    pub(crate) fn connect(&self) -> Result<Api, CliError> {
+        let data = match &self.data {
+            Some(data) => data.clone(),
+            None => settings::default_data().map_err(CliError::Usage)?,
+        };
+        let base = match &self.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => data::read_server_file(&data).map(|server| server.api).ok_or_else(|| {
+                CliError::Unreachable(format!(
+                    "no server has run in {}; start one with `coracle up`, or set CORACLE_URL",
+                    data.display()
+                ))
+            })?,
+        };
+        if !base.starts_with("http://") {
+            return Err(CliError::Usage(format!("CORACLE_URL: {base:?} must start with http://")));
+        }
+        let token = match &self.token {
+            Some(token) => token.clone(),
+            None => data::read_token(&data).map_err(|error| {
+                CliError::Unauthorized(format!(
+                    "no token: set CORACLE_TOKEN (the token file of {} cannot be read: {error})",
+                    data.display()
+                ))
+            })?,
+        };
+        Ok(Api {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            base,
+            token,
+            project: self.project.clone(),
+            debug: self.debug_http,
+        })
+    }
+}
+
+impl Api {
+    /// The API listener, without a trailing slash.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// A path below the project: `namespaces/...`.
+    pub(crate) fn in_project(&self, rest: &str) -> String {
+        format!("/api/v1/projects/{}/{rest}", self.project)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, CliError> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// Sends JSON, wants success, and returns the answer's JSON (null when it has no body).
+    pub(crate) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CliError> {
+        let bytes = body.map(|value| Bytes::from(value.to_string())).unwrap_or_default();
+        let mut request = Request::builder().method(method);
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let response = self.send(request, path, bytes).await?;
+        let response = refuse_errors(response).await?;
+        let bytes = collect(response).await?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes)
+            .map_err(|error| CliError::Failed(format!("the server's answer is not JSON: {error}")))
+    }
+
+    /// Sends a request as it is and returns whatever came back.
+    pub(crate) async fn send(
+        &self,
+        request: http::request::Builder,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, CliError> {
+        let uri: Uri = format!("{}{path}", self.base)
+            .parse()
+            .map_err(|error| CliError::Usage(format!("{path:?} is no URL path: {error}")))?;
+        let request = request
+            .uri(uri)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::USER_AGENT, concat!("coracle/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(|error| CliError::Usage(format!("not a valid request: {error}")))?;
+        if self.debug {
+            eprintln!("> {} {}", request.method(), request.uri());
+        }
+        let response = self.client.request(request).await.map_err(|error| {
+            CliError::Unreachable(format!("no server answers at {}: {}", self.base, chain(&error)))
+        })?;
+        if self.debug {
+            eprintln!("< {}", response.status());
+        }
+        Ok(response)
+    }
+}
+
+pub(crate) async fn collect(response: Response<Incoming>) -> Result<Bytes, CliError> {
+    response
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| CliError::Failed(format!("the answer broke off: {}", chain(&error))))
+}
+
+/// Turns an error answer of the native API into the command's error.
+pub(crate) async fn refuse_errors(
+    response: Response<Incoming>,
+) -> Result<Response<Incoming>, CliError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let bytes = collect(response).await?;
+    let problem: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    let text = |key: &str| problem.get(key).and_then(Value::as_str);
+    let mut message = text("detail")
+        .or_else(|| text("title"))
+        .map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    if let Some(field) = text("field") {
+        message = format!("{field}: {}", message.trim_start_matches(&format!("{field}: ")));
+    }
+    if let Some(id) = text("request_id") {
+        message.push_str(&format!(" (request {id})"));
+    }
+    Err(match status {
+        StatusCode::NOT_FOUND => CliError::NotFound(message),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CliError::Unauthorized(message),
+        StatusCode::CONFLICT => CliError::Conflict(message),
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => CliError::Usage(message),
+        _ => CliError::Failed(message),
+    })
+}

@@ -1,0 +1,77 @@
+//! `coracle fn describe`
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    api::Api,
+    commands::function_path,
+    error::CliError,
+    output::{Output, table, text},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    name: String,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Describe {
+    pub(crate) async fn run(self, api: &Api, namespace: &str) -> Result<(), CliError> {
+        let path = api.in_project(&function_path(namespace, &self.name));
+        let function = api.get(&path).await?;
+        let runtime = api.get(&format!("{path}/describe")).await?;
+        let all = json!({"function": function, "runtime": runtime});
+        self.output.print(&all, print_human)
+    }
+}
+
+fn print_human(all: &Value) {
+    let f = &all["function"];
+    println!("Function   {}/{}", text(f, "/namespace"), text(f, "/name"));
+    println!("Endpoint   {}", text(f, "/endpoint"));
+    println!(
+        "Revision   {} {}, serving {}",
+        text(f, "/revision/number"),
+        text(f, "/revision/stage"),
+        text(f, "/serving_revision")
+    );
+    for (label, pointer) in [("Reason", "/revision/reason"), ("Build", "/revision/message")] {
+        if text(f, pointer) != "-" {
+            println!("{label:10} {}", text(f, pointer));
+        }
+    }
+    println!(
+        "Instances  {} ready of {} wanted, {} to {} allowed",
+        text(f, "/instances/ready"),
+        text(f, "/instances/wanted"),
+        text(f, "/scale/min"),
+        text(f, "/scale/max")
+    );
+    let runtime = &all["runtime"];
+    section(runtime, "instances", "Instances", &[
+        ("ID", |v| text(v, "/id")),
+        ("REVISION", |v| text(v, "/revision")),
+        ("STATE", |v| text(v, "/state")),
+        ("SINCE", |v| text(v, "/since")),
+        ("PLACED", |v| text(v, "/placement")),
+    ]);
+    section(runtime, "exits", "Last exits", &[
+        ("AT", |v| text(v, "/at")),
+        ("REVISION", |v| text(v, "/revision")),
+        ("REASON", |v| text(v, "/reason")),
+        ("NEXT TRY", |v| text(v, "/retry_at")),
+    ]);
+    section(runtime, "decisions", "Scaling", &[
+        ("AT", |v| text(v, "/at")),
+        ("DECISION", |v| text(v, "/reason")),
+    ]);
+}
+
+fn section(runtime: &Value, key: &str, heading: &str, columns: &[crate::output::Column]) {
+    let rows = runtime.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if !rows.is_empty() {
+        print!("\n{heading}\n{}", table(rows, columns));
+    }
+}

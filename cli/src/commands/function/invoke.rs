@@ -1,0 +1,113 @@
+//! `coracle fn invoke`
+
+use std::{
+    io::{IsTerminal, Read},
+    path::PathBuf,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncWriteExt, stdout};
+
+use crate::{api::Api, commands::function_path, error::CliError};
+
+#[derive(Debug, Args)]
+pub(crate) struct Invoke {
+    name: String,
+    /// Path and query behind the function, such as /items?page=2
+    #[arg(long, default_value = "")]
+    path: String,
+    /// HTTP method [default: GET without a body, POST with one]
+    #[arg(short, long)]
+    method: Option<String>,
+    /// Body
+    #[arg(short, long)]
+    data: Option<String>,
+    /// Body from a file; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    data_file: Option<PathBuf>,
+    /// Header, `Name: value`; may be repeated
+    #[arg(short = 'H', long = "header")]
+    headers: Vec<String>,
+    /// Print status and headers to standard error
+    #[arg(short, long)]
+    include: bool,
+    /// Exit with 7 when the answer is 400 or above
+    #[arg(long)]
+    fail: bool,
+}
+
+impl Invoke {
+    pub(crate) async fn run(self, api: &Api, namespace: &str) -> Result<(), CliError> {
+        let body = self.body()?;
+        let method = self
+            .method
+            .as_deref()
+            .unwrap_or(if body.is_empty() { "GET" } else { "POST" })
+            .to_ascii_uppercase();
+        let mut request = Request::builder().method(method.as_str());
+        for header in &self.headers {
+            let (name, value) = header.split_once(':').ok_or_else(|| {
+                CliError::Usage(format!("--header {header:?} is not of the form Name: value"))
+            })?;
+            request = request.header(name.trim(), value.trim());
+        }
+        let path = format!(
+            "{}/invoke{}{}",
+            api.in_project(&function_path(namespace, &self.name)),
+            if self.path.is_empty() || self.path.starts_with(['/', '?']) { "" } else { "/" },
+            self.path
+        );
+        let response = api.send(request, &path, body).await?;
+        let status = response.status();
+        if self.include {
+            eprintln!("{:?} {status}", response.version());
+            for (name, value) in response.headers() {
+                eprintln!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+            }
+        }
+        let mut out = stdout();
+        let write = |error: std::io::Error| CliError::failed("cannot write the answer", error);
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| CliError::failed("the answer broke off", error))?;
+            if let Some(data) = frame.data_ref() {
+                out.write_all(data).await.map_err(write)?;
+                out.flush().await.map_err(write)?;
+            }
+        }
+        if std::io::stdout().is_terminal() {
+            println!();
+        }
+        if status.is_client_error() || status.is_server_error() {
+            eprintln!("coracle: the function answered {status}");
+            if self.fail {
+                return Err(CliError::FunctionFailed(status.as_u16()));
+            }
+        }
+        Ok(())
+    }
+
+    fn body(&self) -> Result<Bytes, CliError> {
+        if let Some(data) = &self.data {
+            return Ok(Bytes::from(data.clone()));
+        }
+        let Some(file) = &self.data_file else { return Ok(Bytes::new()) };
+        if file.as_os_str() != "-" {
+            return std::fs::read(file)
+                .map(Bytes::from)
+                .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())));
+        }
+        let mut stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            eprintln!("reading the body from the terminal; end it with Ctrl-D");
+        }
+        let mut body = Vec::new();
+        stdin
+            .read_to_end(&mut body)
+            .map_err(|error| CliError::failed("cannot read standard input", error))?;
+        Ok(body.into())
+    }
+}

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The whole test suite on a bare Debian or Ubuntu machine; installs what it needs.
+#   tests/run.sh          everything (root or sudo for the end-to-end part)
+#   tests/run.sh unit     formatting, lints, layers, unit and property tests; no root needed
+#   tests/run.sh e2e      only the end-to-end tests, with a real containerd of their own
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/lib/machine.sh
+
+part=${1:-all}
+target=${CARGO_TARGET_DIR:-$PWD/target}
+
+# nextest gives each test a process and a timeout; plain cargo does where it is not installed.
+run_tests() { # profile, then cargo's arguments
+    local profile=$1
+    shift
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --locked --profile "$profile" "$@"
+    elif [ "$profile" = e2e ]; then
+        cargo test --locked "$@" -- --test-threads=1
+    else
+        cargo test --locked "$@"
+    fi
+}
+
+if [ "$part" != e2e ]; then
+    apt_install ca-certificates curl gcc libc6-dev make protobuf-compiler python3
+    command -v node >/dev/null || apt_install nodejs
+    install_rust
+    say "formatting, layers, licences, lints"
+    cargo xtask ci
+    say "unit and property tests"
+    run_tests default --workspace --exclude coracle-tests
+fi
+
+if [ "$part" != unit ]; then
+    install_packages
+    install_rust
+    apt_install python3-venv
+    say "building the binary"
+    cargo build --locked --package coracle
+    images=${CORACLE_TEST_IMAGES:-/var/tmp/coracle-test-images}
+    route=recipe
+    if apt-cache show python3.11-minimal >/dev/null 2>&1 && grep -q bookworm /etc/os-release; then
+        # The same files from the host's own packages: seconds instead of a minute.
+        apt_install python3.11-minimal libpython3.11-stdlib libstdc++6
+        route=host-packages
+    fi
+    say "runtime images ($route)"
+    $SUDO "$target/debug/coracle" runtime build --images "$images" --image-route "$route" \
+        python3.11 nodejs20
+    sdk=$target/gcore-sdk
+    if [ ! -x "$sdk/bin/python" ]; then
+        say "Gcore's Python SDK"
+        python3 -m venv "$sdk"
+        "$sdk/bin/pip" install --quiet gcore==0.59.0
+    fi
+    say "end-to-end tests"
+    export CORACLE_TEST_BINARY=$target/debug/coracle CORACLE_TEST_IMAGES=$images
+    export CORACLE_TEST_GCORE_PYTHON=$sdk/bin/python
+    if [ -n "$SUDO" ]; then
+        export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E"
+    fi
+    run_tests e2e --package coracle-tests --test e2e
+fi
