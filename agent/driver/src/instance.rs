@@ -1,14 +1,11 @@
 //! Instances: launch, stop, list, exits, stems.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Debug,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Debug, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use coracle_model::{ExitReason, InstanceId, InstanceSpec, Memory, MilliCpu, RevisionId, RuntimeName, Timestamp};
+use coracle_model::{
+    ExitReason, InstanceId, InstanceSpec, Memory, MilliCpu, RevisionId, RuntimeName, Timestamp,
+};
 use tokio::sync::mpsc;
 
 /// A complete order: every path exists when it is given.
@@ -74,7 +71,10 @@ impl LaunchError {
         action: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Platform { action: action.into(), source: source.into() }
+        Self::Platform {
+            action: action.into(),
+            source: source.into(),
+        }
     }
 
     /// What is reported upwards, with the chain of causes in one line.
