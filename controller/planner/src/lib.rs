@@ -1,0 +1,32 @@
+//! What should run where, as a function of plain values.
+//!
+//! Nothing here reads a clock, draws an id or does I/O: the leader hands in what it knows and the
+//! ids of instances to come, and carries out the [`Plan`] that it gets back. Each decision carries
+//! its reason, so that "why is it there, why are there five" is answered from data.
+//!
+//! All arithmetic is in integers (concurrency in thousandths), so that a recorded decision can be
+//! replayed to the same answer.
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod config;
+pub mod demand;
+pub mod input;
+pub mod place;
+pub mod plan;
+pub mod scale;
+pub mod stems;
+
+#[cfg(test)]
+mod test_support;
+
+pub use backoff::Failures;
+pub use config::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
+pub use demand::{Demand, DemandSample, GatewayId};
+pub use input::{
+    CandidateInput, FunctionInput, Input, InstanceInput, NodeInput, Phase, RevisionInput,
+};
+pub use place::{NoRoom, Placement, place};
+pub use plan::{Drain, FailedDeploy, Plan, Shortage, Start, plan};
+pub use scale::{Decision, ScaleInput, ScaleMemory, decide};
