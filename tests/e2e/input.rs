@@ -61,8 +61,9 @@ async fn hostile_http_is_refused_on_both_listeners_and_the_server_goes_on() {
         }
     }
     // A body that ends early, and JSON that is none.
+    let address = server.address("api");
     let line = raw(
-        &server.address("api"),
+        &address,
         b"POST /api/v1/projects HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{\"a\"",
     );
     let truncated = timeout(Duration::from_secs(20), line)
