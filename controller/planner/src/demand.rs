@@ -32,7 +32,9 @@ pub struct DemandSample {
 
 #[derive(Debug, Clone)]
 struct Latest {
-    at: Timestamp,
+    /// Of its last report, if it made one, and of its last word of any kind.
+    reported: Option<Timestamp>,
+    seen: Timestamp,
     in_flight: u32,
     queued: u32,
     busy: BTreeSet<InstanceId>,
@@ -57,7 +59,7 @@ impl Demand {
         gateway: GatewayId,
         sample: DemandSample,
     ) {
-        let before = self.gateways.get(&gateway).map(|latest| latest.at);
+        let before = self.gateways.get(&gateway).and_then(|g| g.reported);
         let oldest = Timestamp(
             now.0
                 .saturating_sub(REPORT_SPAN_MS.min(config.stable_window_ms)),
@@ -73,7 +75,8 @@ impl Demand {
             self.last_active = self.last_active.max(Some(now));
         }
         let latest = Latest {
-            at: now,
+            reported: Some(now),
+            seen: now,
             in_flight: sample.in_flight,
             queued: sample.queued,
             busy: sample.busy,
@@ -83,7 +86,7 @@ impl Demand {
             let stalest = self
                 .gateways
                 .iter()
-                .min_by_key(|(_, latest)| latest.at)
+                .min_by_key(|(_, latest)| latest.seen)
                 .map(|(id, _)| *id);
             if let Some(id) = stalest {
                 self.gateways.remove(&id);
@@ -94,12 +97,14 @@ impl Demand {
     /// A gateway parked requests; its report may still be on its way.
     pub fn parked(&mut self, now: Timestamp, gateway: GatewayId, queued: u32) {
         let latest = self.gateways.entry(gateway).or_insert(Latest {
-            at: now,
+            reported: None,
+            seen: now,
             in_flight: 0,
             queued: 0,
             busy: BTreeSet::new(),
         });
-        latest.queued = latest.queued.max(queued);
+        latest.seen = now;
+        latest.queued = queued;
         self.touch(now);
     }
 
@@ -151,7 +156,7 @@ impl Demand {
         let stale = config.demand_stale_ms;
         self.gateways
             .values()
-            .filter(move |latest| now.since(latest.at) < stale)
+            .filter(move |latest| now.since(latest.seen) < stale)
     }
 
     fn add_area(&mut self, config: &ScalingConfig, from: Timestamp, to: Timestamp, mean: u64) {

@@ -144,9 +144,18 @@ impl<'a> Planner<'a> {
         };
         let current = of(serving.map(|s| s.id));
         let wanted = self.scale(id, function, &current);
+        if function.disabled {
+            // Also a newest revision that has not proved itself: it does so when it is enabled.
+            for instance in live {
+                self.drain(instance, "the function is disabled");
+            }
+            return;
+        }
 
         if let Some(serving) = serving {
-            self.serve(id, function, serving, &current, wanted);
+            let missing = wanted.saturating_sub(count(&current));
+            self.start(id, serving, missing, ready(&current), count(&current));
+            self.drain_excess(&mut current.clone(), wanted, "more than the load needs");
         }
         let mut former: Vec<_> = live
             .iter()
@@ -211,25 +220,6 @@ impl<'a> Planner<'a> {
         let wanted = memory.wanted;
         self.plan.scaled.insert(id, memory);
         wanted
-    }
-
-    fn serve(
-        &mut self,
-        id: FunctionId,
-        function: &FunctionInput,
-        serving: &RevisionInput,
-        current: &[&'a InstanceInput],
-        wanted: u32,
-    ) {
-        if function.disabled {
-            for instance in current {
-                self.drain(instance, "the function is disabled");
-            }
-            return;
-        }
-        let missing = wanted.saturating_sub(count(current));
-        self.start(id, serving, missing, ready(current), count(current));
-        self.drain_excess(&mut current.to_vec(), wanted, "more than the load needs");
     }
 
     /// The newest revision on its way to serving: first as many instances as the minimum asks for

@@ -1,5 +1,7 @@
 //! Single plans by table: what is known, and the actions that must come of it.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use coracle_model::{ExitReason, Timestamp};

@@ -1,5 +1,7 @@
 //! Random load, exits and time over many plans: what must hold after every one of them.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::collections::BTreeMap;
