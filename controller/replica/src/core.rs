@@ -1,0 +1,569 @@
+//! One member of the group without threads, sockets or clocks: raft, the log and the state
+//! machine, moved by whoever calls. The same calls in the same order give the same results.
+
+use std::cell::Cell;
+
+use protobuf::Message as _;
+use raft::{
+    RawNode, SnapshotStatus, StateRole,
+    eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Message},
+};
+
+use crate::{
+    config::{Config, SnapshotPolicy},
+    error::Fatal,
+    log::{COMMAND_BYTES_MAX, Durability, LogStore, Snapshot, Write},
+    logger::raft_logger,
+    machine::{Command, Machine},
+    status::{Role, Status},
+    storage::Storage,
+};
+
+/// Entries dropped from the log at a time, so that compaction never holds up a commit for long.
+const COMPACT_STEP: u64 = 1_000;
+/// Commands applied at a time when the state is rebuilt at start.
+const REPLAY_BYTES: u64 = 1024 * 1024;
+const MESSAGE_BYTES: u64 = 1024 * 1024;
+const COMMITTED_BYTES: u64 = 4 * 1024 * 1024;
+/// Beyond this much that no majority has, proposals are refused instead of kept in memory.
+const UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
+const INFLIGHT_MESSAGES: usize = 256;
+
+/// What comes out while a batch is worked through. Called in the order in which things may
+/// happen: a message that is handed over may leave at once.
+pub(crate) trait Output<R> {
+    fn send(&mut self, message: Message);
+    /// After the machine has published the batch.
+    fn applied(&mut self, applied: Done<R>);
+    /// A majority confirmed that this member led when the read came; it may be answered once
+    /// `index` is applied.
+    fn read_confirmed(&mut self, context: u64, index: u64);
+}
+
+/// A command that was applied, and what came of it.
+#[derive(Debug)]
+pub(crate) struct Done<R> {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) leading: bool,
+    pub(crate) response: R,
+}
+
+/// Where a proposal stands if it survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    NotLeader { leader: Option<u64> },
+    TooLarge { bytes: usize },
+    Empty,
+    Busy,
+}
+
+pub(crate) struct Core<S: LogStore, M: Machine> {
+    raft: RawNode<Storage<S>>,
+    machine: M,
+    seed: u64,
+    policy: SnapshotPolicy,
+    applied: u64,
+    /// Bytes of commands applied since the last snapshot.
+    unsaved_bytes: u64,
+    /// The log may be dropped up to here; None when there is nothing to drop.
+    compact_to: Option<u64>,
+}
+
+impl<S: LogStore, M: Machine> Core<S, M> {
+    /// Rebuilds the state from the snapshot and the log. A single voter stands for election at
+    /// once; it leads after the next [`Core::advance`].
+    pub(crate) fn new(config: &Config, mut log: S, mut machine: M) -> Result<Self, Fatal> {
+        let blank = log.last_index() == 0 && log.state().members == ConfState::default();
+        if blank && !config.voters.is_empty() {
+            let members = ConfState::from((config.voters.clone(), Vec::new()));
+            let write = Write {
+                members: Some(members),
+                ..Write::default()
+            };
+            log.write(write, Durability::Synced)?;
+        }
+        let unsaved_bytes = recover(&log, &mut machine)?;
+        let applied = log.state().applied;
+        machine.batch_applied(applied);
+        let alone = log.state().members.voters == [config.id];
+        let storage = Storage {
+            log,
+            snapshot_wanted: Cell::new(false),
+        };
+        let raft = RawNode::new(&raft_config(config, applied), storage, &raft_logger())
+            .map_err(|error| Fatal::Raft(error.into()))?;
+        let mut core = Self {
+            raft,
+            machine,
+            seed: config.seed,
+            policy: config.snapshots,
+            applied,
+            unsaved_bytes,
+            compact_to: None,
+        };
+        if alone {
+            core.raft
+                .campaign()
+                .map_err(|error| Fatal::Raft(error.into()))?;
+        }
+        Ok(core)
+    }
+
+    pub(crate) fn tick(&mut self) {
+        // Raft draws election timeouts from the thread's generator, which would make runs
+        // unrepeatable. It only looks at the drawn value in here.
+        let raft = &mut self.raft.raft;
+        let shortest = raft.election_timeout();
+        let drawn = scramble(self.seed ^ scramble(raft.term)) % shortest as u64;
+        let drawn = usize::try_from(drawn).expect("below a usize");
+        raft.set_randomized_election_timeout(shortest + drawn);
+        self.raft.tick();
+    }
+
+    /// A message from a peer. Raft's own complaints (an unknown member, a message that only makes
+    /// sense locally) mean nothing to anyone but a debugger: the sender repeats what matters.
+    pub(crate) fn step(&mut self, message: Message) {
+        if let Err(error) = self.raft.step(message) {
+            tracing::debug!(%error, "message from a peer ignored");
+        }
+    }
+
+    pub(crate) fn propose(&mut self, command: Vec<u8>) -> Result<Position, Refused> {
+        if command.is_empty() {
+            // Raft's own empty entries open each term, and do not reach the machine.
+            return Err(Refused::Empty);
+        }
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(Refused::TooLarge {
+                bytes: command.len(),
+            });
+        }
+        self.check_leading()?;
+        self.raft.propose(Vec::new(), command).map_err(|error| {
+            tracing::debug!(%error, "proposal dropped");
+            Refused::Busy
+        })?;
+        Ok(self.last_position())
+    }
+
+    /// A change of the group, prepared by the caller: as learner first, one at a time.
+    #[cfg(test)]
+    pub(crate) fn propose_membership(&mut self, change: ConfChangeV2) -> Result<Position, Refused> {
+        self.check_leading()?;
+        self.raft
+            .propose_conf_change(Vec::new(), change)
+            .map_err(|_| Refused::Busy)?;
+        Ok(self.last_position())
+    }
+
+    /// Raft would forward to the leader, out of sight of whoever waits; here the caller is told
+    /// whom to ask.
+    fn check_leading(&self) -> Result<(), Refused> {
+        if self.raft.raft.state == StateRole::Leader {
+            return Ok(());
+        }
+        Err(Refused::NotLeader {
+            leader: self.leader(),
+        })
+    }
+
+    fn last_position(&self) -> Position {
+        let raft = &self.raft.raft;
+        Position {
+            index: raft.raft_log.last_index(),
+            term: raft.term,
+        }
+    }
+
+    /// Asks a majority whether this member still leads. Without effect unless
+    /// [`Status::caught_up`]; may be lost, so the caller repeats it.
+    pub(crate) fn read_index(&mut self, context: u64) {
+        self.raft.read_index(context.to_be_bytes().to_vec());
+    }
+
+    pub(crate) fn unreachable(&mut self, peer: u64) {
+        self.raft.report_unreachable(peer);
+    }
+
+    pub(crate) fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
+        let status = if arrived {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
+        self.raft.report_snapshot(peer, status);
+    }
+
+    /// Begins to hand leadership to the voter that has most of the log. False when there is
+    /// nobody to hand it to.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let raft = &self.raft.raft;
+        if raft.state != StateRole::Leader {
+            return false;
+        }
+        let voters = raft.prs().conf().to_conf_state().voters;
+        let others = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != raft.id && voters.contains(id));
+        let best = others
+            .max_by_key(|(id, progress)| (progress.matched, **id))
+            .map(|(id, _)| *id);
+        if let Some(best) = best {
+            self.raft.transfer_leader(best);
+        }
+        best.is_some()
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.raft.has_ready() || self.compact_to.is_some()
+    }
+
+    /// Works through one batch, if there is one: sends, applies, stores, acknowledges, in the
+    /// order on which raft's safety rests. Draining all input first is what makes batches large.
+    pub(crate) fn advance(&mut self, out: &mut impl Output<M::Response>) -> Result<(), Fatal> {
+        if self.raft.has_ready() {
+            self.work_through(out)?;
+        }
+        if self.raft.store().snapshot_wanted.take() || self.snapshot_due() {
+            self.take_snapshot()?;
+        }
+        if let Some(index) = self.compact_to
+            && !self.raft.mut_store().log.compact(index, COMPACT_STEP)?
+        {
+            self.compact_to = None;
+        }
+        Ok(())
+    }
+
+    fn work_through(&mut self, out: &mut impl Output<M::Response>) -> Result<(), Fatal> {
+        let mut ready = self.raft.ready();
+        // Only a leader has messages here. Its followers may write while it writes.
+        ready
+            .take_messages()
+            .into_iter()
+            .for_each(|message| out.send(message));
+        let mut write = Write {
+            hard: ready.hs().cloned(),
+            ..Write::default()
+        };
+        if ready.snapshot().is_empty() {
+            // These were made durable by an earlier batch.
+            self.apply(ready.take_committed_entries(), out)?;
+            write.entries = ready.take_entries();
+            self.store(write, ready.must_sync())?;
+        } else {
+            write.entries = ready.take_entries();
+            self.install(ready.snapshot(), write)?;
+        }
+        for read in ready.take_read_states() {
+            if let Ok(context) = <[u8; 8]>::try_from(&read.request_ctx[..]) {
+                out.read_confirmed(u64::from_be_bytes(context), read.index);
+            }
+        }
+        // Votes and acknowledgements: not before what they promise is on disk.
+        ready
+            .take_persisted_messages()
+            .into_iter()
+            .for_each(|message| out.send(message));
+        let mut light = self.raft.advance(ready);
+        light
+            .take_messages()
+            .into_iter()
+            .for_each(|message| out.send(message));
+        self.apply(light.take_committed_entries(), out)?;
+        self.raft.advance_apply();
+        Ok(())
+    }
+
+    fn store(&mut self, mut write: Write, must_sync: bool) -> Result<(), Fatal> {
+        if write.entries.is_empty() && write.hard.is_none() {
+            return Ok(());
+        }
+        write.applied = Some(self.applied);
+        let durability = if must_sync {
+            Durability::Synced
+        } else {
+            Durability::Buffered
+        };
+        Ok(self.raft.mut_store().log.write(write, durability)?)
+    }
+
+    fn apply(
+        &mut self,
+        entries: Vec<Entry>,
+        out: &mut impl Output<M::Response>,
+    ) -> Result<(), Fatal> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let leading = self.raft.raft.state == StateRole::Leader;
+        let mut done = Vec::with_capacity(entries.len());
+        let mut failed = None;
+        for entry in entries {
+            let (index, term) = (entry.index, entry.term);
+            match self.apply_entry(&entry) {
+                Ok(Some(response)) => done.push(Done {
+                    index,
+                    term,
+                    leading,
+                    response,
+                }),
+                Ok(None) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+            self.applied = index;
+            self.unsaved_bytes += entry.data.len() as u64;
+        }
+        // What came before a fatal command did happen, and its proposers may know.
+        self.machine.batch_applied(self.applied);
+        done.into_iter().for_each(|done| out.applied(done));
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn apply_entry(&mut self, entry: &Entry) -> Result<Option<M::Response>, Fatal> {
+        if entry.get_entry_type() == EntryType::EntryNormal {
+            return apply_command(&mut self.machine, entry);
+        }
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Fatal::Membership {
+            index: entry.index,
+            source,
+        };
+        let change = match entry.get_entry_type() {
+            EntryType::EntryConfChange => ConfChange::parse_from_bytes(&entry.data)
+                .map(|change| raft_proto_v2(&change))
+                .map_err(|error| failed(error.into()))?,
+            // An empty one leaves a joint configuration.
+            _ => ConfChangeV2::parse_from_bytes(&entry.data).map_err(|e| failed(e.into()))?,
+        };
+        let members = self
+            .raft
+            .apply_conf_change(&change)
+            .map_err(|error| failed(error.into()))?;
+        tracing::info!(index = entry.index, ?members, "the group changed");
+        // At once, not with the next batch: a member that restarts with the group as it was could
+        // win an election there while the new group elects somebody else.
+        let write = Write {
+            applied: Some(entry.index),
+            members: Some(members),
+            ..Write::default()
+        };
+        self.raft.mut_store().log.write(write, Durability::Synced)?;
+        Ok(None)
+    }
+
+    fn install(&mut self, snapshot: &raft::eraftpb::Snapshot, write: Write) -> Result<(), Fatal> {
+        let metadata = snapshot.get_metadata();
+        let index = metadata.index;
+        // The machine first: a snapshot that it cannot read must not take the place of one
+        // that it can.
+        self.machine
+            .restore(&snapshot.data)
+            .map_err(|source| Fatal::Restore { index, source })?;
+        let snapshot = Snapshot {
+            index,
+            term: metadata.term,
+            members: metadata.get_conf_state().clone(),
+            data: &snapshot.data,
+        };
+        self.raft
+            .mut_store()
+            .log
+            .install_snapshot(snapshot, write)?;
+        self.applied = index;
+        self.unsaved_bytes = 0;
+        self.compact_to = None;
+        self.machine.batch_applied(index);
+        tracing::info!(index, "state replaced by the leader's snapshot");
+        Ok(())
+    }
+
+    fn snapshot_due(&self) -> bool {
+        let last = self
+            .raft
+            .store()
+            .log
+            .state()
+            .snapshot
+            .as_ref()
+            .map_or(0, |last| last.index);
+        let entries = self.applied.saturating_sub(last);
+        entries >= self.policy.every_entries || self.unsaved_bytes >= self.policy.every_bytes
+    }
+
+    fn take_snapshot(&mut self) -> Result<(), Fatal> {
+        let index = self.applied;
+        let log = &mut self.raft.mut_store().log;
+        let Some(term) = log.term(index).filter(|_| index > 0) else {
+            return Ok(());
+        };
+        let data = self.machine.snapshot();
+        // Stored at once with every change, so these are the members as of `index`.
+        let members = log.state().members.clone();
+        let write = Write {
+            applied: Some(index),
+            ..Write::default()
+        };
+        log.write(write, Durability::Buffered)?;
+        log.save_snapshot(Snapshot {
+            index,
+            term,
+            members,
+            data: &data,
+        })?;
+        self.unsaved_bytes = 0;
+        let keep = index.saturating_sub(self.policy.keep_entries);
+        self.compact_to = (keep > log.state().compacted_index).then_some(keep);
+        tracing::info!(index, bytes = data.len(), "snapshot written");
+        Ok(())
+    }
+
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let raft = &self.raft.raft;
+        let leading = raft.state == StateRole::Leader;
+        Status {
+            id: raft.id,
+            role: match raft.state {
+                StateRole::Leader => Role::Leader,
+                StateRole::Follower => Role::Follower,
+                StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            },
+            term: raft.term,
+            leader: self.leader(),
+            committed: raft.raft_log.committed,
+            applied: self.applied,
+            caught_up: leading && raft.apply_to_current_term(),
+        }
+    }
+
+    fn leader(&self) -> Option<u64> {
+        Some(self.raft.raft.leader_id).filter(|id| *id != raft::INVALID_ID)
+    }
+
+    /// Everything so far on disk, the applied index too, so that the next start replays little.
+    pub(crate) fn flush(&mut self) -> Result<(), Fatal> {
+        let write = Write {
+            applied: Some(self.applied),
+            ..Write::default()
+        };
+        Ok(self.raft.mut_store().log.write(write, Durability::Synced)?)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> &S {
+        &self.raft.store().log
+    }
+
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_log(self) -> S {
+        self.raft.raft.r.raft_log.store.log
+    }
+}
+
+fn raft_config(config: &Config, applied: u64) -> raft::Config {
+    raft::Config {
+        id: config.id,
+        election_tick: config.election_ticks,
+        heartbeat_tick: config.heartbeat_ticks,
+        applied,
+        // Raft's default of 0 means one entry a message.
+        max_size_per_msg: MESSAGE_BYTES,
+        max_inflight_msgs: INFLIGHT_MESSAGES,
+        max_uncommitted_size: UNCOMMITTED_BYTES,
+        max_committed_size_per_ready: COMMITTED_BYTES,
+        pre_vote: true,
+        check_quorum: true,
+        read_only_option: raft::ReadOnlyOption::Safe,
+        ..raft::Config::default()
+    }
+}
+
+/// Restores the snapshot and applies what is known to be committed after it. Raft is not told of
+/// any of this: it starts at the applied index, with the members as of then, so no membership
+/// change is ever applied twice. Returns the bytes of commands that no snapshot holds.
+fn recover<S: LogStore, M: Machine>(log: &S, machine: &mut M) -> Result<u64, Fatal> {
+    let state = log.state();
+    let mut next = 1;
+    if let Some(snapshot) = &state.snapshot {
+        let index = snapshot.index;
+        let data = log.load_snapshot()?.unwrap_or_default();
+        machine
+            .restore(&data)
+            .map_err(|source| Fatal::Restore { index, source })?;
+        next = index + 1;
+    }
+    if next <= state.compacted_index {
+        let what = format!(
+            "entries {next} to {} are neither in the log nor in a snapshot",
+            state.compacted_index
+        );
+        return Err(crate::log::Error::Damaged { what }.into());
+    }
+    let mut bytes = 0;
+    while next <= state.applied {
+        for entry in log.entries(next, state.applied + 1, REPLAY_BYTES)? {
+            if entry.get_entry_type() == EntryType::EntryNormal {
+                apply_command(machine, &entry)?;
+            }
+            bytes += entry.data.len() as u64;
+            next = entry.index + 1;
+        }
+    }
+    Ok(bytes)
+}
+
+fn apply_command<M: Machine>(machine: &mut M, entry: &Entry) -> Result<Option<M::Response>, Fatal> {
+    if entry.data.is_empty() {
+        return Ok(None);
+    }
+    let (index, term) = (entry.index, entry.term);
+    let command = Command {
+        index,
+        term,
+        bytes: &entry.data,
+    };
+    machine
+        .apply(command)
+        .map(Some)
+        .map_err(|source| Fatal::Apply {
+            index,
+            term,
+            source,
+        })
+}
+
+fn raft_proto_v2(change: &ConfChange) -> ConfChangeV2 {
+    let mut single = raft::eraftpb::ConfChangeSingle::default();
+    single.set_change_type(change.get_change_type());
+    single.node_id = change.node_id;
+    let mut all = ConfChangeV2::default();
+    all.set_changes(vec![single].into());
+    all
+}
+
+/// A well-mixed function of its input (splitmix64's), so that members and terms draw apart.
+fn scramble(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,371 @@
+//! The thread that owns a [`Core`] and feeds it from requests, peers and the clock.
+//!
+//! Each round: drain the inbox, work through one batch, answer. Nothing else touches raft, the
+//! log or the machine, so none of them needs a lock, and the disk blocks nobody else.
+
+use std::collections::VecDeque;
+
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    config::Config,
+    core::{Core, Done, Output, Position, Refused},
+    error::{Doubt, Ended, Fatal, ProposeError, ReadError, StartError},
+    log::{COMMAND_BYTES_MAX, LogStore},
+    machine::{Applied, Machine, Observer},
+    reads::Reads,
+    replica::Outcome,
+    status::{Role, Status},
+    transport::{PeerMessage, Transport},
+};
+
+/// Requests that may wait for the thread. Senders beyond that wait themselves.
+pub(crate) const INBOX: usize = 4_096;
+/// Requests taken in one round, so that ticks and answers are not delayed under load.
+const ROUND: usize = 1_024;
+/// Proposals that may wait to be applied.
+const WAITING_MAX: usize = 65_536;
+
+pub(crate) enum Request<R> {
+    Propose {
+        command: Vec<u8>,
+        reply: ProposeReply<R>,
+    },
+    Read {
+        reply: ReadReply,
+    },
+    Peer(Box<Message>),
+    Unreachable(u64),
+    SnapshotSent {
+        peer: u64,
+        arrived: bool,
+    },
+    Shutdown,
+}
+
+type ProposeReply<R> = oneshot::Sender<Result<Outcome<R>, ProposeError>>;
+type ReadReply = oneshot::Sender<Result<u64, ReadError>>;
+
+pub(crate) struct Parts<M: Machine, S> {
+    pub(crate) config: Config,
+    pub(crate) log: S,
+    pub(crate) machine: M,
+    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) observer: Observer<M::Response>,
+    pub(crate) requests: mpsc::Receiver<Request<M::Response>>,
+    pub(crate) ended: watch::Sender<Option<Ended>>,
+    pub(crate) started: oneshot::Sender<Result<watch::Receiver<Status>, StartError>>,
+}
+
+/// The whole life of the thread.
+pub(crate) fn run<M: Machine, S: LogStore>(parts: Parts<M, S>) {
+    let Parts {
+        config,
+        log,
+        machine,
+        transport,
+        observer,
+        requests,
+        ended,
+        started,
+    } = parts;
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = started.send(Err(StartError::Thread(error)));
+            return;
+        }
+    };
+    let core = match Core::new(&config, log, machine) {
+        Ok(core) => core,
+        Err(error) => {
+            let _ = started.send(Err(StartError::Recover(error)));
+            return;
+        }
+    };
+    let (status, status_seen) = watch::channel(core.status());
+    if started.send(Ok(status_seen)).is_err() {
+        return;
+    }
+    let desk = Desk {
+        transport,
+        observer,
+        proposals: VecDeque::new(),
+        reads: Reads::new(),
+        leading_term: None,
+    };
+    let mut driver = Driver {
+        config,
+        core,
+        desk,
+        status,
+        requests,
+        leaving: None,
+    };
+    let result = runtime.block_on(driver.work());
+    if let Err(error) = &result {
+        let error: &dyn std::error::Error = error;
+        let cause = error.source().map(ToString::to_string);
+        tracing::error!(%error, cause, "the replica stops: nothing more can be written");
+    }
+    // Waiters see their channels close, and the store is closed, before anyone hears of the end.
+    drop(driver);
+    ended.send_replace(Some(Ended::because(result)));
+}
+
+struct Driver<M: Machine, S: LogStore> {
+    config: Config,
+    core: Core<S, M>,
+    desk: Desk<M::Response>,
+    status: watch::Sender<Status>,
+    requests: mpsc::Receiver<Request<M::Response>>,
+    /// Shutting down: until when a hand-over of leadership is waited for.
+    leaving: Option<Instant>,
+}
+
+impl<M: Machine, S: LogStore> Driver<M, S> {
+    async fn work(&mut self) -> Result<(), Fatal> {
+        let mut ticks = interval(self.config.tick);
+        // A disk that stalled for a second must not be followed by twenty ticks at once: they
+        // would look like twenty ticks without a leader.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round = Vec::new();
+        loop {
+            let busy = self.core.has_work();
+            let taken = tokio::select! {
+                biased;
+                _ = ticks.tick() => {
+                    self.tick();
+                    None
+                }
+                taken = self.requests.recv_many(&mut round, ROUND) => Some(taken),
+                () = std::future::ready(()), if busy => None,
+            };
+            if taken == Some(0) {
+                // Every handle is gone.
+                return self.core.flush();
+            }
+            for request in round.drain(..) {
+                self.take(request);
+            }
+            self.desk.check_leadership(&self.core.status());
+            self.ask_for_reads();
+            self.core.advance(&mut self.desk)?;
+            let status = self.core.status();
+            self.desk.check_leadership(&status);
+            self.desk.answer_reads(self.core.applied());
+            self.publish(status);
+            if self.may_leave() {
+                return self.core.flush();
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.core.tick();
+        let patience = u32::try_from(self.config.election_ticks).unwrap_or(u32::MAX);
+        self.desk.reads.tick(patience, ReadReply::is_closed);
+    }
+
+    fn take(&mut self, request: Request<M::Response>) {
+        match request {
+            Request::Propose { command, reply } => self.propose(command, reply),
+            Request::Read { reply } => {
+                let status = self.core.status();
+                if status.role != Role::Leader {
+                    answer(
+                        reply,
+                        Err(ReadError::NotLeader {
+                            leader: status.leader,
+                        }),
+                    );
+                } else if let Err(reply) = self.desk.reads.queue(reply) {
+                    answer(reply, Err(ReadError::Busy));
+                }
+            }
+            Request::Peer(message) => self.core.step(*message),
+            Request::Unreachable(peer) => self.core.unreachable(peer),
+            Request::SnapshotSent { peer, arrived } => self.core.snapshot_sent(peer, arrived),
+            Request::Shutdown => {
+                let patience = if self.core.hand_over() {
+                    let ticks = u32::try_from(self.config.election_ticks).unwrap_or(u32::MAX);
+                    self.config.tick.saturating_mul(ticks)
+                } else {
+                    std::time::Duration::ZERO
+                };
+                self.leaving.get_or_insert(Instant::now() + patience);
+            }
+        }
+    }
+
+    fn propose(&mut self, command: Vec<u8>, reply: ProposeReply<M::Response>) {
+        // Whoever no longer waits has been told that the outcome is unknown; not starting it is
+        // one of the outcomes.
+        if reply.is_closed() {
+            return;
+        }
+        if self.desk.proposals.len() >= WAITING_MAX {
+            return answer(reply, Err(ProposeError::Busy));
+        }
+        match self.core.propose(command) {
+            Ok(position) => self.desk.proposals.push_back((position, reply)),
+            Err(refused) => answer(reply, Err(refused.into())),
+        }
+    }
+
+    /// Raft drops a read request while the leader has committed nothing in its own term, so they
+    /// wait here until then.
+    fn ask_for_reads(&mut self) {
+        if self.core.status().caught_up
+            && let Some(context) = self.desk.reads.send()
+        {
+            self.core.read_index(context);
+        }
+    }
+
+    fn publish(&self, status: Status) {
+        self.status.send_if_modified(|seen| {
+            if (seen.role, seen.term, seen.leader) != (status.role, status.term, status.leader) {
+                let Status {
+                    role,
+                    term,
+                    leader,
+                    applied,
+                    ..
+                } = &status;
+                tracing::info!(?role, term, ?leader, applied, "raft role");
+            }
+            let changed = *seen != status;
+            *seen = status;
+            changed
+        });
+    }
+
+    fn may_leave(&self) -> bool {
+        self.leaving
+            .is_some_and(|until| self.core.status().role != Role::Leader || Instant::now() >= until)
+    }
+}
+
+impl From<Refused> for ProposeError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotLeader { leader } => Self::NotLeader { leader },
+            Refused::TooLarge { bytes } => Self::TooLarge {
+                bytes,
+                limit: COMMAND_BYTES_MAX,
+            },
+            Refused::Empty => Self::Empty,
+            Refused::Busy => Self::Busy,
+        }
+    }
+}
+
+/// Everyone who waits for something, and everyone who is told.
+struct Desk<R> {
+    transport: Box<dyn Transport>,
+    observer: Observer<R>,
+    /// By position, rising.
+    proposals: VecDeque<(Position, ProposeReply<R>)>,
+    reads: Reads<ReadReply>,
+    /// The term in which `proposals` and `reads` were taken in.
+    leading_term: Option<u64>,
+}
+
+impl<R> Desk<R> {
+    /// Lets go of everyone when the term in which this member led has ended. Their commands may
+    /// survive under the next leader, or not: nobody here will learn which.
+    fn check_leadership(&mut self, status: &Status) {
+        let leading = (status.role == Role::Leader).then_some(status.term);
+        if leading == self.leading_term {
+            return;
+        }
+        // The proposals of a term that has just begun stay.
+        while let Some((_, reply)) = self
+            .proposals
+            .pop_front_if(|(position, _)| Some(position.term) != leading)
+        {
+            answer(reply, Err(ProposeError::Unknown(Doubt::LeadershipLost)));
+        }
+        if self.leading_term.is_some() {
+            for reply in self.reads.drain() {
+                answer(
+                    reply,
+                    Err(ReadError::NotLeader {
+                        leader: status.leader,
+                    }),
+                );
+            }
+        }
+        self.leading_term = leading;
+    }
+
+    fn answer_reads(&mut self, applied: u64) {
+        for reply in self.reads.applied(applied) {
+            answer(reply, Ok(applied));
+        }
+    }
+}
+
+impl<R> Output<R> for Desk<R> {
+    fn send(&mut self, message: Message) {
+        let to = message.to;
+        let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+        match message.write_to_bytes() {
+            Ok(bytes) => self.transport.send(PeerMessage {
+                to,
+                bytes,
+                snapshot,
+            }),
+            Err(error) => tracing::error!(%error, to, "message to a peer cannot be encoded"),
+        }
+    }
+
+    fn applied(&mut self, applied: Done<R>) {
+        let Done {
+            index,
+            term,
+            leading,
+            response,
+        } = applied;
+        (self.observer)(Applied {
+            index,
+            term,
+            leading,
+            response: &response,
+        });
+        // While this member leads, every entry of its term is applied in order, so whatever lies
+        // before this one can only be a proposal that a membership change swallowed.
+        while let Some((_, reply)) = self.proposals.pop_front_if(|(at, _)| at.index < index) {
+            answer(reply, Err(ProposeError::Unknown(Doubt::LeadershipLost)));
+        }
+        let position = Position { index, term };
+        if let Some((_, reply)) = self.proposals.pop_front_if(|(at, _)| *at == position) {
+            answer(
+                reply,
+                Ok(Outcome {
+                    index,
+                    term,
+                    response,
+                }),
+            );
+        }
+    }
+
+    fn read_confirmed(&mut self, context: u64, index: u64) {
+        self.reads.confirmed(context, index);
+    }
+}
+
+/// Whoever stopped waiting no longer wants to know.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
