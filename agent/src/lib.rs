@@ -1,0 +1,35 @@
+//! The agent: makes one node match its assignment.
+//!
+//! Orders come down a session with the leader ([`desired`]), fenced by their stamp ([`ledger`]).
+//! A pure function decides ([`reconcile`]) and the instance manager carries it out. What runs goes
+//! up in reports. Gateways ask the node service for instances and logs. While no controller can be
+//! reached, and while the agent itself is down, instances go on running.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+pub mod artifacts;
+pub mod build;
+mod config;
+pub mod desired;
+pub mod fetch;
+mod health;
+pub mod images;
+mod instances;
+pub mod ledger;
+pub mod logs;
+pub mod metrics;
+mod node_service;
+pub mod reconcile;
+mod report;
+mod session;
+mod unpack;
+
+pub use agent::{Agent, StartError};
+pub use build::{BuildFailure, BuildInput, Built, BuiltTar, SourceBuilder};
+pub use config::{Config, Limits};
+pub use health::Health;
+pub use images::{ImageError, RuntimeImages};
+pub use instances::{Counts, InstanceLimits, Observed, Outcome, Ready, WaitError};
+pub use logs::{LogLimits, LogStore};
+pub use session::SessionLimits;

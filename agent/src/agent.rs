@@ -1,0 +1,336 @@
+//! The agent put together.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use coracle_base::{Address, Backoff, Incoming, Shutdown};
+use coracle_driver::{InstanceDriver, LaunchError, StemTarget};
+use coracle_proto::{
+    ConvertError,
+    v1::{self, node_service_server::NodeServiceServer},
+};
+
+use crate::{
+    artifacts::{ArtifactError, Artifacts},
+    build::Builds,
+    config::{self, Config, Limits},
+    desired::Desired,
+    fetch::Controllers,
+    health::{Health, HealthCell},
+    images::RuntimeImages,
+    instances::{Instances, Parts, chain},
+    ledger::{Ledger, LedgerError},
+    logs::LogStore,
+    metrics,
+    node_service::Service,
+    report::{NodeFacts, Reporter},
+    session,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot make {}", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot tell what this machine has")]
+    Machine(#[source] io::Error),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot open the ledger of terms")]
+    Ledger(#[source] LedgerError),
+    #[error("cannot open the artifact cache")]
+    Artifacts(#[source] ArtifactError),
+    #[error("no controller is given")]
+    NoController,
+}
+
+/// A node's agent, listening and not yet running.
+#[derive(Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+    started: Mutex<Option<Start>>,
+}
+
+#[derive(Debug)]
+struct Start {
+    ledger: Ledger,
+    incoming: Incoming,
+}
+
+/// What the agent's loops share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) controllers: Controllers,
+    pub(crate) instances: Arc<Instances>,
+    pub(crate) builds: Arc<Builds>,
+    pub(crate) reporter: Reporter,
+    pub(crate) health: HealthCell,
+    driver: Arc<dyn InstanceDriver>,
+    images: Arc<dyn RuntimeImages>,
+    logs: Arc<LogStore>,
+    /// `None` before the first snapshot: until then nothing is started or stopped.
+    desired: Mutex<Option<Desired>>,
+}
+
+impl Config {
+    /// Opens what is on the disk and binds the node service; starts nothing yet.
+    pub async fn build(self) -> Result<Agent, StartError> {
+        if self.controllers.is_empty() {
+            return Err(StartError::NoController);
+        }
+        metrics::describe();
+        let folder = self.data_dir.join("agent");
+        std::fs::create_dir_all(&folder).map_err(|source| StartError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        let ledger = Ledger::open(folder.join("ledger.json")).map_err(StartError::Ledger)?;
+        let controllers = Controllers::new(&self.controllers);
+        let source = Arc::new(controllers.clone());
+        let artifacts = Artifacts::open(
+            folder.join("artifacts"),
+            folder.join("scratch"),
+            self.limits.artifact_bytes,
+            source,
+        )
+        .map_err(StartError::Artifacts)?;
+        let artifacts = Arc::new(artifacts);
+        let capacity = match self.capacity {
+            Some(capacity) => capacity,
+            None => config::machine().map_err(StartError::Machine)?,
+        };
+        let incoming = self
+            .listen
+            .listen()
+            .await
+            .map_err(|source| StartError::Listen {
+                address: self.listen.to_string(),
+                source,
+            })?;
+        let address = self
+            .advertise
+            .unwrap_or_else(|| reachable(&self.listen, &incoming));
+        let instances = Instances::new(Parts {
+            driver: Arc::clone(&self.driver),
+            artifacts: Arc::clone(&artifacts),
+            images: Arc::clone(&self.images),
+            logs: Arc::clone(&self.logs),
+            clock: Arc::clone(&self.clock),
+            limits: self.limits.instances.clone(),
+        });
+        let builds = Builds::new(
+            self.builder,
+            Arc::clone(&self.images),
+            artifacts,
+            controllers.clone(),
+        );
+        let reporter = Reporter {
+            facts: NodeFacts {
+                id: self.node_id,
+                name: self.node_name,
+                version: self.version,
+                labels: self.labels,
+                allocatable: config::allocatable(capacity, self.reserve),
+                address,
+            },
+            driver: Arc::clone(&self.driver),
+            images: Arc::clone(&self.images),
+            instances: Arc::clone(&instances),
+            clock: self.clock,
+        };
+        let shared = Shared {
+            limits: self.limits,
+            controllers,
+            instances,
+            builds: Arc::new(builds),
+            reporter,
+            health: HealthCell::new(),
+            driver: self.driver,
+            images: self.images,
+            logs: self.logs,
+            desired: Mutex::default(),
+        };
+        let started = Mutex::new(Some(Start { ledger, incoming }));
+        Ok(Agent {
+            shared: Arc::new(shared),
+            started,
+        })
+    }
+}
+
+/// With the port that the system chose, where it did.
+fn reachable(listen: &Address, incoming: &Incoming) -> String {
+    match (listen, incoming.local_addr()) {
+        (Address::Tcp(text), Some(bound)) => match text.rsplit_once(':') {
+            Some((host, "0")) => format!("http://{host}:{}", bound.port()),
+            _ => listen.to_string(),
+        },
+        _ => listen.to_string(),
+    }
+}
+
+impl Agent {
+    /// Runs until the shutdown. Instances are left running; the next agent adopts them. Runs once:
+    /// a second call returns at once.
+    pub async fn run(&self, shutdown: Shutdown) {
+        let start = self
+            .started
+            .lock()
+            .expect("never poisoned: no panic while held")
+            .take();
+        let Some(Start { ledger, incoming }) = start else {
+            return;
+        };
+        let shared = &self.shared;
+        // Taken before anything is adopted, and read after: no exit is missed, and none comes
+        // for an instance that is not known yet.
+        let exits = shared.driver.exits();
+        let service = Service {
+            instances: Arc::clone(&shared.instances),
+            logs: Arc::clone(&shared.logs),
+            shutdown: shutdown.clone(),
+        };
+        let ending = shutdown.clone();
+        shutdown.spawn("node service", async move {
+            let server = tonic::transport::Server::builder()
+                .add_service(NodeServiceServer::new(service))
+                .serve_with_incoming_shutdown(incoming, ending.requested());
+            if let Err(error) = server.await {
+                tracing::error!(error = chain(&error), "the node service ended");
+            }
+        });
+        if !self.adopt(&shutdown).await {
+            return;
+        }
+        let (instances, ending) = (Arc::clone(&shared.instances), shutdown.clone());
+        shutdown.spawn("exits", async move {
+            tokio::select! {
+                () = instances.watch(exits) => {}
+                () = ending.requested() => {}
+            }
+        });
+        let (builds, ending) = (Arc::clone(&shared.builds), shutdown.clone());
+        shutdown.spawn("builds", async move { builds.run(&ending).await });
+        let (for_timer, ending) = (Arc::clone(shared), shutdown.clone());
+        shutdown.spawn("reconcile", async move {
+            for_timer.keep_reconciling(&ending).await
+        });
+        session::run(shared, ledger, &shutdown).await;
+    }
+
+    /// Tries until it succeeds. False when the shutdown came first.
+    async fn adopt(&self, shutdown: &Shutdown) -> bool {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let adopted = tokio::select! {
+                adopted = self.shared.instances.adopt() => adopted,
+                () = shutdown.requested() => return false,
+            };
+            match adopted {
+                Ok(count) => {
+                    tracing::info!(count, "adopted what was running");
+                    self.shared.health.set_driver(Ok(()));
+                    return true;
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "cannot see what is running");
+                    self.shared.health.set_driver(Err(error));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.wait()) => {}
+                () = shutdown.requested() => return false,
+            }
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        self.shared.health.get()
+    }
+
+    /// Where gateways reach the node service, as the controllers are told.
+    pub fn address(&self) -> &str {
+        &self.shared.reporter.facts.address
+    }
+
+    /// Ends every instance, for cleaning up: gracefully within the grace, then by force. Call it
+    /// after the shutdown, or the leader orders them again. Gives what could not be stopped.
+    pub async fn stop_all(&self, grace: Duration) -> Vec<LaunchError> {
+        self.shared
+            .driver
+            .set_stems(std::collections::BTreeMap::new());
+        self.shared.instances.stop_all(grace).await
+    }
+}
+
+impl Shared {
+    fn desired(&self) -> MutexGuard<'_, Option<Desired>> {
+        self.desired
+            .lock()
+            .expect("never poisoned: no panic while held")
+    }
+
+    pub(crate) fn replace(&self, desired: Desired, shutdown: &Shutdown) {
+        *self.desired() = Some(desired);
+        self.reconcile(shutdown);
+    }
+
+    pub(crate) fn change(
+        &self,
+        delta: v1::AssignmentDelta,
+        shutdown: &Shutdown,
+    ) -> Result<(), ConvertError> {
+        self.desired().get_or_insert_default().apply(delta)?;
+        self.reconcile(shutdown);
+        Ok(())
+    }
+
+    /// Starts whatever is missing for what runs to be what is wanted.
+    pub(crate) fn reconcile(&self, shutdown: &Shutdown) {
+        let desired = self.desired();
+        let Some(desired) = desired.as_ref() else {
+            return;
+        };
+        self.instances.apply(&desired.instances, shutdown);
+        self.builds.apply(&desired.builds);
+        let stems = desired.stems.iter().filter_map(|(runtime, count)| {
+            // A runtime without its image gets stems when the image is there: this runs again.
+            let rootfs = self.images.present(runtime)?;
+            Some((
+                runtime.clone(),
+                StemTarget {
+                    count: *count,
+                    rootfs,
+                },
+            ))
+        });
+        self.driver.set_stems(stems.collect());
+    }
+
+    async fn keep_reconciling(&self, shutdown: &Shutdown) {
+        let mut tick = tokio::time::interval(self.limits.reconcile_every);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.instances.sweep();
+                    self.reconcile(shutdown);
+                }
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The cache's folders and files. Everything here blocks.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+use coracle_model::Digest;
+
+/// Entries up to which each is synced by itself; above it the whole file system is, in one call.
+const SYNC_ONE_BY_ONE: usize = 64;
+/// What an entry costs beyond its content.
+const ENTRY_BYTES: u64 = 4096;
+
+pub(super) fn empty(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir_all(folder)
+}
+
+/// What the store holds, longest unchanged first, with bytes. Anything that is not named by a
+/// digest is not ours to keep and goes to the scratch folder, which is emptied at each start.
+pub(super) fn scan(store: &Path, scratch: &Path) -> io::Result<Vec<(Digest, u64)>> {
+    fs::create_dir_all(store)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(store)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        match name.to_str().and_then(|name| name.parse::<Digest>().ok()) {
+            Some(digest) => {
+                let changed = entry.metadata()?.modified()?;
+                found.push((changed, digest, measure(&entry.path())?.0));
+            }
+            None => fs::rename(entry.path(), scratch.join(&name))?,
+        }
+    }
+    found.sort_unstable();
+    Ok(found
+        .into_iter()
+        .map(|(_, digest, bytes)| (digest, bytes))
+        .collect())
+}
+
+/// Unpacks into `folder`, makes it durable, gives it its name. Bytes on the disk.
+pub(super) fn unpack(
+    tar: &Path,
+    folder: &Path,
+    name: &Path,
+) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    fs::create_dir_all(folder)?;
+    crate::unpack::unpack(tar, folder)?;
+    let durable = || -> io::Result<u64> {
+        let (bytes, entries) = measure(folder)?;
+        if entries <= SYNC_ONE_BY_ONE {
+            sync(folder)?;
+        } else {
+            rustix::fs::syncfs(File::open(folder)?)?;
+        }
+        fs::rename(folder, name)?;
+        File::open(name.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(bytes)
+    };
+    Ok(durable()?)
+}
+
+/// Bytes and entries below a folder, itself included. Links are not followed.
+fn measure(folder: &Path) -> io::Result<(u64, usize)> {
+    let mut sum = (ENTRY_BYTES, 1);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let (bytes, entries) = if metadata.is_dir() {
+            measure(&entry.path())?
+        } else {
+            (metadata.len() + ENTRY_BYTES, 1)
+        };
+        sum = (sum.0 + bytes, sum.1 + entries);
+    }
+    Ok(sum)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}

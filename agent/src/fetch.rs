@@ -1,0 +1,244 @@
+//! Artifacts to and from the controllers.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use coracle_base::Address;
+use coracle_model::{Digest, limits};
+use coracle_proto::{
+    Wire,
+    v1::{self, management_client::ManagementClient},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::artifacts::ArtifactSource;
+
+const CHUNK: usize = 64 * 1024;
+/// Pieces on their way between the network and the disk.
+const PIECES: usize = 8;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// No controller has it.
+    #[error("no controller has artifact {0}")]
+    Missing(Digest),
+    /// No controller answered; worth trying again.
+    #[error("no controller answered")]
+    Unavailable(#[source] Box<Status>),
+    #[error("the controller's bytes do not have the digest {0}")]
+    Corrupt(Digest),
+    #[error("the artifact is larger than {} bytes", limits::ARTIFACT_MAX_BYTES)]
+    TooLarge,
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no controller is configured")]
+    NoController,
+}
+
+impl TransferError {
+    /// Whether the same call can succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Corrupt(_))
+    }
+}
+
+/// Channels to every controller. Whichever answered last is asked first.
+#[derive(Debug, Clone)]
+pub struct Controllers {
+    channels: Arc<Vec<Channel>>,
+    preferred: Arc<AtomicUsize>,
+}
+
+impl Controllers {
+    pub fn new(addresses: &[Address]) -> Self {
+        let channels = addresses.iter().map(Address::channel).collect();
+        Self {
+            channels: Arc::new(channels),
+            preferred: Arc::default(),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// All of them with their numbers, the preferred one first.
+    pub fn each(&self) -> impl Iterator<Item = (usize, Channel)> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let count = self.channels.len();
+        let channels = Arc::clone(&self.channels);
+        (0..count).map(move |n| {
+            let number = (first + n) % count;
+            (number, channels[number].clone())
+        })
+    }
+
+    /// This one leads, or at least answers.
+    pub fn prefer(&self, number: usize) {
+        self.preferred.store(number, Ordering::Relaxed);
+    }
+
+    /// A small artifact, such as a function's source, as bytes.
+    pub async fn read(&self, digest: Digest, most: usize) -> Result<Vec<u8>, TransferError> {
+        let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+        let collecting = async move {
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.recv().await {
+                if bytes.len() + piece.len() > most {
+                    return Err(TransferError::TooLarge);
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(bytes)
+        };
+        let (bytes, fetched) = tokio::join!(collecting, self.pieces(digest, sender));
+        let bytes = bytes?;
+        fetched?;
+        Ok(bytes)
+    }
+
+    /// Sends the pieces from the first controller that starts an answer; a transfer that broke is
+    /// the caller's to repeat. The digest has been checked when it returns well.
+    async fn pieces(&self, digest: Digest, to: mpsc::Sender<Bytes>) -> Result<(), TransferError> {
+        let mut last = TransferError::NoController;
+        for (_, channel) in self.each() {
+            let request = v1::GetArtifactRequest {
+                digest: digest.to_wire(),
+            };
+            let mut answer = match ManagementClient::new(channel).get_artifact(request).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => {
+                    last = failure(digest, status);
+                    continue;
+                }
+            };
+            let (mut hash, mut size) = (Sha256::new(), 0_u64);
+            loop {
+                match answer.message().await {
+                    Ok(Some(chunk)) => {
+                        size += chunk.data.len() as u64;
+                        if size > limits::ARTIFACT_MAX_BYTES {
+                            return Err(TransferError::TooLarge);
+                        }
+                        hash.update(&chunk.data);
+                        if to.send(chunk.data).await.is_err() {
+                            // The receiver failed, and its error is the one that is reported.
+                            return Ok(());
+                        }
+                    }
+                    Ok(None) if Digest(hash.finalize().into()) == digest => return Ok(()),
+                    Ok(None) => return Err(TransferError::Corrupt(digest)),
+                    Err(status) if size == 0 => {
+                        last = failure(digest, status);
+                        break;
+                    }
+                    Err(status) => return Err(failure(digest, status)),
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Uploads a file; durable on a majority when it returns.
+    pub async fn upload(&self, digest: Digest, file: &Path) -> Result<(), TransferError> {
+        let mut last = TransferError::NoController;
+        for (_, channel) in self.each() {
+            let open = |source| TransferError::Io {
+                action: "open",
+                path: file.into(),
+                source,
+            };
+            let mut from = File::open(file).await.map_err(open)?;
+            let (sender, chunks) = mpsc::channel(PIECES);
+            let reading = async move {
+                loop {
+                    let mut data = vec![0; CHUNK];
+                    let length = from.read(&mut data).await?;
+                    if length == 0 {
+                        return Ok::<_, io::Error>(());
+                    }
+                    data.truncate(length);
+                    if sender
+                        .send(v1::ArtifactChunk { data: data.into() })
+                        .await
+                        .is_err()
+                    {
+                        // The controller answered before the end; its answer says why.
+                        return Ok(());
+                    }
+                }
+            };
+            let mut client = ManagementClient::new(channel);
+            let (read, answer) =
+                tokio::join!(reading, client.put_artifact(ReceiverStream::new(chunks)));
+            read.map_err(|source| TransferError::Io {
+                action: "read",
+                path: file.into(),
+                source,
+            })?;
+            match answer {
+                Ok(answer) if answer.get_ref().digest == digest.to_wire() => return Ok(()),
+                Ok(_) => return Err(TransferError::Corrupt(digest)),
+                Err(status) => last = failure(digest, status),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn failure(digest: Digest, status: Status) -> TransferError {
+    match status.code() {
+        Code::NotFound => TransferError::Missing(digest),
+        Code::ResourceExhausted | Code::OutOfRange => TransferError::TooLarge,
+        _ => TransferError::Unavailable(Box::new(status)),
+    }
+}
+
+#[async_trait]
+impl ArtifactSource for Controllers {
+    async fn download(&self, digest: Digest, to: &Path) -> Result<(), TransferError> {
+        let failed = |action| {
+            move |source| TransferError::Io {
+                action,
+                path: to.to_owned(),
+                source,
+            }
+        };
+        let mut file = File::create_new(to).await.map_err(failed("create"))?;
+        let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+        let writing = async move {
+            while let Some(piece) = pieces.recv().await {
+                file.write_all(&piece).await?;
+            }
+            file.flush().await
+        };
+        let (written, fetched) = tokio::join!(writing, self.pieces(digest, sender));
+        written.map_err(failed("write"))?;
+        fetched
+    }
+}

@@ -1,0 +1,260 @@
+//! Which leader this node obeys: the newest term survives restarts, so that a leader that was
+//! deposed while the agent was down cannot move the node backwards.
+//!
+//! Only (incarnation, term) is written, once a term: an order costs no disk. Within a process the
+//! sequence is fenced too; a restarted agent takes the first snapshot of a term that it knows,
+//! whatever its sequence, since it has nothing left that an older one could overwrite.
+
+use std::{
+    cmp::Ordering,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use coracle_model::Stamp;
+use serde::{Deserialize, Serialize};
+
+/// What to do with an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    /// Older than what was accepted: its sender no longer leads.
+    Stale,
+    /// Not the next one: something between was missed.
+    Gap,
+}
+
+/// Pure part: compares stamps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fence {
+    term: (u64, u64),
+    /// `None` until this process accepted something of the term.
+    sequence: Option<u64>,
+}
+
+impl Fence {
+    fn known(incarnation: u64, term: u64) -> Self {
+        Self {
+            term: (incarnation, term),
+            sequence: None,
+        }
+    }
+
+    /// An equal snapshot is accepted again; applying it changes nothing.
+    pub fn snapshot(&self, stamp: Stamp) -> Verdict {
+        match (stamp.incarnation, stamp.term).cmp(&self.term) {
+            Ordering::Less => Verdict::Stale,
+            Ordering::Equal if self.sequence.is_some_and(|seen| stamp.sequence < seen) => {
+                Verdict::Stale
+            }
+            Ordering::Equal | Ordering::Greater => Verdict::Accept,
+        }
+    }
+
+    pub fn delta(&self, stamp: Stamp) -> Verdict {
+        let next = self.sequence.map(|seen| seen + 1);
+        match (stamp.incarnation, stamp.term).cmp(&self.term) {
+            Ordering::Less => Verdict::Stale,
+            Ordering::Equal if next == Some(stamp.sequence) => Verdict::Accept,
+            Ordering::Equal if next.is_some_and(|next| stamp.sequence < next) => Verdict::Stale,
+            Ordering::Equal | Ordering::Greater => Verdict::Gap,
+        }
+    }
+
+    fn advance(&mut self, stamp: Stamp) {
+        *self = Self {
+            term: (stamp.incarnation, stamp.term),
+            sequence: Some(stamp.sequence),
+        };
+    }
+
+    /// The newest accepted one; its sequence is zero when none was in this process.
+    pub fn accepted(&self) -> Stamp {
+        let (incarnation, term) = self.term;
+        Stamp {
+            incarnation,
+            term,
+            sequence: self.sequence.unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Written in one piece, so this is damage from outside. Guessing could obey an old leader.
+    #[error("{} is damaged; remove it if no older controller can come back", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    incarnation: u64,
+    term: u64,
+}
+
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    fence: Fence,
+}
+
+impl Ledger {
+    /// A missing file is a node that never obeyed anyone.
+    pub fn open(path: PathBuf) -> Result<Self, LedgerError> {
+        let fence = match fs::read(&path) {
+            Ok(bytes) => {
+                let entry: Entry =
+                    serde_json::from_slice(&bytes).map_err(|source| LedgerError::Damaged {
+                        path: path.clone(),
+                        source,
+                    })?;
+                Fence::known(entry.incarnation, entry.term)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Fence::default(),
+            Err(source) => {
+                return Err(LedgerError::Io {
+                    action: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        Ok(Self { path, fence })
+    }
+
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Accepts a snapshot that [`Fence::snapshot`] let through; durable when it returns. Touches
+    /// the disk only when the term is new.
+    pub fn accept_snapshot(&mut self, stamp: Stamp) -> Result<(), LedgerError> {
+        if (stamp.incarnation, stamp.term) != self.fence.term {
+            self.persist(&Entry {
+                incarnation: stamp.incarnation,
+                term: stamp.term,
+            })?;
+        }
+        self.fence.advance(stamp);
+        Ok(())
+    }
+
+    /// Accepts a delta that [`Fence::delta`] let through. Never touches the disk.
+    pub fn accept_delta(&mut self, stamp: Stamp) {
+        self.fence.advance(stamp);
+    }
+
+    fn persist(&self, entry: &Entry) -> Result<(), LedgerError> {
+        let write = || -> io::Result<()> {
+            let temporary = self.path.with_extension("new");
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(entry)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &self.path)?;
+            File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        };
+        write().map_err(|source| LedgerError::Io {
+            action: "write",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(incarnation: u64, term: u64, sequence: u64) -> Stamp {
+        Stamp {
+            incarnation,
+            term,
+            sequence,
+        }
+    }
+
+    #[test]
+    fn snapshots_never_go_back() {
+        let mut fence = Fence::default();
+        fence.advance(stamp(1, 5, 10));
+        for (given, expected) in [
+            (stamp(1, 5, 10), Verdict::Accept),
+            (stamp(1, 5, 11), Verdict::Accept),
+            (stamp(1, 6, 1), Verdict::Accept),
+            (stamp(2, 1, 1), Verdict::Accept),
+            (stamp(1, 5, 9), Verdict::Stale),
+            (stamp(1, 4, 99), Verdict::Stale),
+            (stamp(0, 9, 99), Verdict::Stale),
+        ] {
+            assert_eq!(fence.snapshot(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn deltas_are_contiguous_within_one_term() {
+        let mut fence = Fence::default();
+        assert_eq!(
+            fence.delta(stamp(0, 0, 1)),
+            Verdict::Gap,
+            "nothing to build on"
+        );
+        fence.advance(stamp(1, 5, 10));
+        for (given, expected) in [
+            (stamp(1, 5, 11), Verdict::Accept),
+            (stamp(1, 5, 10), Verdict::Stale),
+            (stamp(1, 5, 12), Verdict::Gap),
+            (stamp(1, 6, 11), Verdict::Gap),
+            (stamp(1, 4, 11), Verdict::Stale),
+        ] {
+            assert_eq!(fence.delta(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_restart_keeps_the_term_and_forgets_the_sequence() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.json");
+        let mut ledger = Ledger::open(path.clone()).unwrap();
+        ledger.accept_snapshot(stamp(1, 5, 10)).unwrap();
+        ledger.accept_delta(stamp(1, 5, 11));
+        assert_eq!(ledger.fence().snapshot(stamp(1, 5, 10)), Verdict::Stale);
+
+        let ledger = Ledger::open(path.clone()).unwrap();
+        assert_eq!(ledger.fence().snapshot(stamp(1, 5, 1)), Verdict::Accept);
+        assert_eq!(ledger.fence().snapshot(stamp(1, 4, 99)), Verdict::Stale);
+        assert_eq!(ledger.fence().delta(stamp(1, 5, 1)), Verdict::Gap);
+
+        fs::write(&path, b"{").unwrap();
+        assert!(matches!(
+            Ledger::open(path),
+            Err(LedgerError::Damaged { .. })
+        ));
+    }
+
+    #[test]
+    fn only_a_new_term_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.json");
+        let mut ledger = Ledger::open(path.clone()).unwrap();
+        ledger.accept_snapshot(stamp(1, 5, 10)).unwrap();
+        fs::remove_file(&path).unwrap();
+        ledger.accept_snapshot(stamp(1, 5, 11)).unwrap();
+        ledger.accept_delta(stamp(1, 5, 12));
+        assert!(!path.exists());
+        ledger.accept_snapshot(stamp(1, 6, 1)).unwrap();
+        assert!(path.exists());
+    }
+}
