@@ -1,0 +1,156 @@
+//! Request bodies: read within bounds, parsed with the place of the mistake.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use crate::{codes::Code, failure::Failure};
+
+/// Largest JSON body. Code and dependencies are 100,000 characters each, and a character can take
+/// twelve bytes (`\ud83d\ude00`); the rest is small.
+pub(crate) const JSON_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Largest body handed on by the invoke route, which holds it in memory; calls with larger ones go
+/// to the invocation listener, which streams.
+pub(crate) const INVOKE_MAX_BYTES: usize = 6 * 1024 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const MESSAGE_MAX_CHARS: usize = 300;
+
+pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Failure> {
+    let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
+    match whole {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::new(
+            Code::PayloadTooLarge,
+            format!("the body must be at most {limit} bytes"),
+        )),
+        Ok(Err(_)) => Err(Failure::new(Code::MalformedBody, "the body ended before its time")),
+        Err(_) => Err(Failure::new(
+            Code::RequestTimeout,
+            format!("the body did not arrive within {} seconds", BODY_TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+pub(crate) async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Failure> {
+    parse(&read(body, JSON_MAX_BYTES).await?)
+}
+
+/// Parses JSON; a wrong type or a missing member names its field.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        explain(&path, error.inner())
+    })?;
+    deserializer.end().map_err(|error| explain(".", &error))?;
+    Ok(value)
+}
+
+fn explain(path: &str, error: &serde_json::Error) -> Failure {
+    let full = error.to_string();
+    let text = full.rsplit_once(" at line ").map_or(full.as_str(), |(text, _)| text);
+    if error.classify() != Category::Data {
+        return Failure::new(
+            Code::MalformedBody,
+            format!(
+                "the body is not valid JSON: {} at line {}, column {}",
+                short(text),
+                error.line(),
+                error.column()
+            ),
+        );
+    }
+    let missing = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    match (missing, path) {
+        (Some(name), ".") => Failure::invalid(name, "is required"),
+        (Some(name), path) => Failure::invalid(format!("{path}.{name}"), "is required"),
+        (None, ".") => Failure::new(
+            Code::InvalidValue,
+            format!("the body must be a JSON object: {}", plain(text)),
+        ),
+        (None, path) => Failure::invalid(short(path), plain(text)),
+    }
+}
+
+/// serde's words for types, in JSON's.
+fn plain(text: &str) -> String {
+    let Some((found, expected)) = text.rsplit_once(", expected ") else { return short(text) };
+    let expected = match expected {
+        "i64" | "u64" | "u32" => "an integer",
+        other => other,
+    };
+    format!("{}, expected {expected}", short(found))
+}
+
+/// The offending value is quoted by serde in full, however long it is.
+fn short(text: &str) -> String {
+    if text.chars().count() <= MESSAGE_MAX_CHARS {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(MESSAGE_MAX_CHARS).collect();
+    cut.push('…');
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only the parsing is of interest")]
+    struct Inner {
+        max: i64,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only the parsing is of interest")]
+    struct Outer {
+        name: String,
+        scale: Inner,
+    }
+
+    fn fails(json: &str) -> (Code, Option<String>, String) {
+        let failure = parse::<Outer>(json.as_bytes()).expect_err(json);
+        (failure.code, failure.field, failure.message)
+    }
+
+    #[test]
+    fn mistakes_are_placed() {
+        let (code, field, message) = fails("{\n\"name\": }");
+        assert_eq!((code, field), (Code::MalformedBody, None));
+        assert!(message.ends_with("at line 2, column 9"), "{message}");
+
+        for (json, field, words) in [
+            (r#"{"scale":{"max":1}}"#, "name", "is required"),
+            (r#"{"name":"a","scale":{}}"#, "scale.max", "is required"),
+            (r#"{"name":1,"scale":{"max":1}}"#, "name", "expected a string"),
+            (r#"{"name":"a","scale":{"max":"1"}}"#, "scale.max", "expected an integer"),
+            (r#"{"name":"a","scale":{"max":1.5}}"#, "scale.max", "expected an integer"),
+            (r#"{"name":null,"scale":{"max":1}}"#, "name", "expected a string"),
+        ] {
+            let (code, got, message) = fails(json);
+            assert_eq!((code, got.as_deref()), (Code::InvalidValue, Some(field)), "{json}");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_object_is_refused_and_nothing_is_not_json() {
+        assert_eq!(fails(r#"{"name":"a","scale":{"max":1}} x"#).0, Code::MalformedBody);
+        assert_eq!(fails("").0, Code::MalformedBody);
+        assert_eq!(fails("[]").0, Code::InvalidValue);
+        assert_eq!(fails(&"[".repeat(100_000)).0, Code::InvalidValue);
+    }
+
+    #[test]
+    fn a_long_value_is_not_sent_back_whole() {
+        let (_, _, message) = fails(&format!(r#"{{"name":"a","scale":"{}"}}"#, "x".repeat(10_000)));
+        assert!(message.len() < 1_000, "{}", message.len());
+    }
+}
