@@ -27,11 +27,9 @@ pub(crate) struct Principal {
     token: Token,
 }
 
-/// What a route asks for.
+/// What a route asks for beyond a live token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Right {
-    /// Any live token.
-    Any,
     Admin,
     Project(ProjectId),
 }
@@ -40,7 +38,6 @@ impl Principal {
     /// The one decision.
     pub(crate) fn require(&self, right: Right) -> Result<(), Failure> {
         let allowed = match right {
-            Right::Any => true,
             Right::Admin => self.token.role == TokenRole::Admin,
             Right::Project(project) => self.token.allows(project),
         };

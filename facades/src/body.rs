@@ -64,15 +64,33 @@ fn explain(path: &str, error: &serde_json::Error) -> Failure {
             ),
         );
     }
-    let missing = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    match (missing, path) {
-        (Some(name), ".") => Failure::invalid(name, "is required"),
-        (Some(name), path) => Failure::invalid(format!("{path}.{name}"), "is required"),
+    if let Some(unknown) = quoted(text, "unknown field `") {
+        return Failure::invalid(beside(path, unknown), "is not a field of this object");
+    }
+    match (quoted(text, "missing field `"), path) {
+        (Some(name), path) => Failure::invalid(beside(path, name), "is required"),
         (None, ".") => Failure::new(
             Code::InvalidValue,
             format!("the body must be a JSON object: {}", plain(text)),
         ),
         (None, path) => Failure::invalid(short(path), plain(text)),
+    }
+}
+
+/// The word in backticks that follows `prefix`.
+fn quoted<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    text.strip_prefix(prefix)?.split('`').next()
+}
+
+/// A member's whole name, given the path of its object, or of the member itself.
+fn beside(path: &str, name: &str) -> String {
+    let name = short(name);
+    if path == "." || path == name {
+        name
+    } else if path.strip_suffix(&name).is_some_and(|object| object.ends_with('.')) {
+        path.to_owned()
+    } else {
+        format!("{path}.{name}")
     }
 }
 
@@ -103,6 +121,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only the parsing is of interest")]
     struct Inner {
         max: i64,
@@ -129,6 +148,7 @@ mod tests {
         for (json, field, words) in [
             (r#"{"scale":{"max":1}}"#, "name", "is required"),
             (r#"{"name":"a","scale":{}}"#, "scale.max", "is required"),
+            (r#"{"name":"a","scale":{"max":1,"x":1}}"#, "scale.x", "is not a field"),
             (r#"{"name":1,"scale":{"max":1}}"#, "name", "expected a string"),
             (r#"{"name":"a","scale":{"max":"1"}}"#, "scale.max", "expected an integer"),
             (r#"{"name":"a","scale":{"max":1.5}}"#, "scale.max", "expected an integer"),

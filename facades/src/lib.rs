@@ -40,6 +40,7 @@ pub fn router(
     let api = Arc::new(Api { port, info, env, catalog: Catalog::builtin() });
     let envelope = axum::middleware::from_fn_with_state(Arc::clone(&api), envelope::layer);
     Router::new()
+        .merge(native::router())
         .merge(gcore::router())
         .fallback(envelope::no_route)
         .method_not_allowed_fallback(envelope::no_method)
