@@ -326,6 +326,10 @@ impl Shared {
         loop {
             tokio::select! {
                 _ = tick.tick() => {
+                    let images = Arc::clone(&self.images);
+                    if let Err(crashed) = tokio::task::spawn_blocking(move || images.refresh()).await {
+                        tracing::error!(error = chain(&crashed), "cannot look for images");
+                    }
                     self.instances.sweep();
                     self.reconcile(shutdown);
                 }

@@ -295,7 +295,7 @@ impl Inner {
         };
         let (folder, name) = (self.scratch_name("unpack"), self.path(digest));
         let unpacked = tokio::task::spawn_blocking(move || {
-            let result = disk::unpack(&tar, &folder, &name);
+            let result = disk::place(&tar, &folder, &name);
             if result.is_err() {
                 let _ = std::fs::remove_dir_all(&folder);
             }

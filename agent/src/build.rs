@@ -19,7 +19,7 @@ use std::{
 
 use async_trait::async_trait;
 use coracle_base::{Backoff, Shutdown};
-use coracle_model::{BuildId, BuildOutput, Digest, RevisionSettings, Source, limits};
+use coracle_model::{BuildId, BuildOutput, Digest, RevisionId, RevisionSettings, Source, limits};
 use coracle_proto::{Wire, v1};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -36,21 +36,21 @@ use crate::{
 const LOG_BYTES: usize = 1 << 20;
 /// One message's share of it.
 const LOG_PIECE: usize = 32 << 10;
+/// How often a build is tried that fails by our fault or the machine's.
+const PLATFORM_TRIES: u32 = 3;
 /// A source text in bytes: four for a character at most.
 const TEXT_BYTES: usize = 4 * limits::CODE_TEXT_MAX_CHARS;
 
 /// Everything that a build needs.
 #[derive(Debug, Clone)]
 pub struct BuildInput {
-    pub id: BuildId,
+    pub revision: RevisionId,
     pub settings: RevisionSettings,
-    /// The unpacked runtime image.
-    pub rootfs: PathBuf,
     pub code: Vec<u8>,
     pub dependencies: Option<Vec<u8>>,
 }
 
-/// A tar that a build left.
+/// A tar that a build left. Belongs to the receiver, which removes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltTar {
     pub digest: Digest,
@@ -67,8 +67,14 @@ pub struct Built {
 
 /// Why a build failed, in one sentence for the function's owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BuildFailure(pub String);
+pub enum BuildFailure {
+    /// The same source fails again.
+    #[error("{0}")]
+    Function(String),
+    /// Ours or the machine's: may go well another time.
+    #[error("{0}")]
+    Platform(String),
+}
 
 /// Turns source into artifacts. Dropping the future ends the build and clears up after it.
 #[async_trait]
@@ -316,29 +322,23 @@ impl Builds {
         let settings = &order.settings;
         let Source::Inline { code } = settings.source;
         let image = self.images.ensure(&settings.runtime, log.clone()).await;
-        let rootfs = image.map_err(|error| chain(&error))?;
+        image.map_err(|error| chain(&error))?;
         let code = self.text(order.id, code).await?;
         let dependencies = match settings.dependencies {
             Some(digest) => Some(self.text(order.id, digest).await?),
             None => None,
         };
-        let settings = settings.clone();
+        let (revision, settings) = (order.revision, settings.clone());
         let input = BuildInput {
-            id: order.id,
+            revision,
             settings,
-            rootfs,
             code,
             dependencies,
         };
-        let built = self
-            .builder
-            .build(input, log)
-            .await
-            .map_err(|failure| failure.0)?;
-        for tar in [Some(&built.code), built.dependencies.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        let built = self.attempt(input, log).await?;
+        let tars = [Some(&built.code), built.dependencies.as_ref()];
+        let tars: Vec<_> = tars.into_iter().flatten().map(RemovedAfter).collect();
+        for RemovedAfter(tar) in &tars {
             let upload = || self.controllers.upload(tar.digest, &tar.path);
             self.insist(order.id, upload).await?;
             // The launch that follows finds it here; without it, it is only fetched again.
@@ -348,9 +348,33 @@ impl Builds {
         }
         Ok(BuildOutput {
             code: built.code.digest,
-            dependencies: built.dependencies.map(|tar| tar.digest),
-            message: built.message,
+            dependencies: built.dependencies.as_ref().map(|tar| tar.digest),
+            message: built.message.clone(),
         })
+    }
+
+    async fn attempt(
+        &self,
+        input: BuildInput,
+        log: mpsc::Sender<Vec<u8>>,
+    ) -> Result<Built, String> {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
+        for _ in 1..PLATFORM_TRIES {
+            match self.builder.build(input.clone(), log.clone()).await {
+                Ok(built) => return Ok(built),
+                Err(BuildFailure::Function(sentence)) => return Err(sentence),
+                Err(BuildFailure::Platform(sentence)) => {
+                    let text = format!("{sentence}; trying again\n");
+                    // The log is read until this future ends.
+                    let _ = log.send(text.into_bytes()).await;
+                    tokio::time::sleep(backoff.wait()).await;
+                }
+            }
+        }
+        self.builder
+            .build(input, log)
+            .await
+            .map_err(|failure| failure.to_string())
     }
 
     async fn text(&self, id: BuildId, digest: Digest) -> Result<Vec<u8>, String> {
@@ -374,6 +398,17 @@ impl Builds {
                 }
                 Err(error) => return Err(chain(&error)),
             }
+        }
+    }
+}
+
+/// Also when the build is cancelled between two uploads.
+struct RemovedAfter<'a>(&'a BuiltTar);
+
+impl Drop for RemovedAfter<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0.path) {
+            tracing::warn!(path = %self.0.path.display(), %error, "cannot remove a built archive");
         }
     }
 }

@@ -24,6 +24,9 @@ pub trait RuntimeImages: Debug + Send + Sync + 'static {
     /// Every runtime whose image is on the node, sorted.
     fn all(&self) -> Vec<RuntimeName>;
 
+    /// Looks at the disk again: images may be made by other processes. Blocks on the disk.
+    fn refresh(&self);
+
     /// The image's root folder; builds the image first if it is not on the node, and says in
     /// `log` what it does. Callers of one runtime share the work. A closed `log` changes nothing.
     async fn ensure(

@@ -19,11 +19,11 @@ mod instances;
 pub mod ledger;
 pub mod logs;
 pub mod metrics;
+pub mod native;
 mod node_service;
 pub mod reconcile;
 mod report;
 mod session;
-mod unpack;
 
 pub use agent::{Agent, StartError};
 pub use build::{BuildFailure, BuildInput, Built, BuiltTar, SourceBuilder};
@@ -32,4 +32,5 @@ pub use health::Health;
 pub use images::{ImageError, RuntimeImages};
 pub use instances::{Counts, InstanceLimits, Observed, Outcome, Ready, WaitError};
 pub use logs::{LogLimits, LogStore};
+pub use native::NodeImages;
 pub use session::SessionLimits;

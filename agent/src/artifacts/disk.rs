@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use coracle_builder::{UnpackLimits, unpack};
 use coracle_model::Digest;
 
 /// Entries up to which each is synced by itself; above it the whole file system is, in one call.
@@ -44,14 +45,13 @@ pub(super) fn scan(store: &Path, scratch: &Path) -> io::Result<Vec<(Digest, u64)
         .collect())
 }
 
-/// Unpacks into `folder`, makes it durable, gives it its name. Bytes on the disk.
-pub(super) fn unpack(
+/// Unpacks into `folder`, which does not exist, makes it durable, gives it its name. Bytes on the disk.
+pub(super) fn place(
     tar: &Path,
     folder: &Path,
     name: &Path,
 ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
-    fs::create_dir_all(folder)?;
-    crate::unpack::unpack(tar, folder)?;
+    unpack(File::open(tar)?, folder, &UnpackLimits::default())?;
     let durable = || -> io::Result<u64> {
         let (bytes, entries) = measure(folder)?;
         if entries <= SYNC_ONE_BY_ONE {
