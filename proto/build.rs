@@ -8,6 +8,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=coracle");
     let descriptors = protox::compile(files, ["."])?;
     // Sorted maps, so that equal values give equal bytes (the log's snapshots are compared by hash).
-    tonic_prost_build::configure().btree_map(".").bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .bytes(".")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,0 +1,415 @@
+//! One value of each kind with every field set to something that is not its default.
+
+use std::collections::BTreeMap;
+
+use coracle_model::{
+    BuildOutput, Concurrency, Convention, Digest, Env, ExitReason, Function, FunctionId,
+    FunctionKey, FunctionRef, Handler, InstanceId, InstanceSpec, InstanceState, KeyId, LogLine,
+    LogStream, Memory, MilliCpu, Namespace, NamespaceId, Network, NodeId, Project, ProjectId,
+    Revision, RevisionId, RevisionSettings, RuntimeName, ScaleBounds, SecretHash, Source, Stage,
+    Stamp, Task, TaskId, TaskState, Timeout, Timestamp, Token, TokenId, TokenRole,
+    node::{Node, Resources},
+    operation::{
+        CreateFunction, CreateKey, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction,
+        UpdateKey, UpdateNamespace,
+    },
+    query::{Decision, ExitRecord, FunctionView, InstanceView},
+    task::{TaskSubject, TaskVerb},
+};
+use uuid::Uuid;
+
+fn uuid(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+pub(super) fn digest() -> Digest {
+    Digest::of(b"code")
+}
+
+pub(super) fn revision_id() -> RevisionId {
+    RevisionId {
+        function: FunctionId(uuid(1)),
+        number: 3,
+    }
+}
+
+pub(super) fn function_ref() -> FunctionRef {
+    FunctionRef {
+        namespace: "demo".parse().unwrap(),
+        name: "hello".parse().unwrap(),
+    }
+}
+
+pub(super) fn env() -> Env {
+    Env::new(
+        [
+            ("A".to_owned(), "1".to_owned()),
+            ("B".to_owned(), String::new()),
+        ]
+        .into(),
+    )
+    .unwrap()
+}
+
+/// As large as the namespace's and the function's variables can be together.
+pub(super) fn largest_instance_env() -> Env {
+    let half = |prefix: char| {
+        let var = |n| (format!("{prefix}{n:0>3}"), "x".repeat(252));
+        Env::new((0..128).map(var).collect()).unwrap()
+    };
+    half('A').overlaid(&half('B'))
+}
+
+pub(super) fn annotations() -> BTreeMap<String, String> {
+    [("gcore/flavor".to_owned(), "64m-64MB".to_owned())].into()
+}
+
+pub(super) fn handler() -> Handler {
+    Handler::new("app.main", Convention::Kubeless).unwrap()
+}
+
+pub(super) fn settings() -> RevisionSettings {
+    RevisionSettings {
+        runtime: "python3.11".parse().unwrap(),
+        runtime_requested: "python3.7.12".into(),
+        handler: handler(),
+        source: Source::Inline { code: digest() },
+        dependencies: Some(Digest::of(b"requirements")),
+        env: env(),
+        memory: Memory::from_mib(128).unwrap(),
+        cpu: MilliCpu::new(250).unwrap(),
+        timeout: Timeout::from_secs(60).unwrap(),
+        init_timeout: Timeout::from_secs(30).unwrap(),
+        concurrency: Concurrency::new(2).unwrap(),
+        network: Network::Egress,
+    }
+}
+
+pub(super) fn build() -> BuildOutput {
+    BuildOutput {
+        code: digest(),
+        dependencies: Some(Digest::of(b"deps")),
+        message: "built".into(),
+    }
+}
+
+pub(super) fn revision() -> Revision {
+    Revision {
+        id: revision_id(),
+        settings: settings(),
+        instance_env: largest_instance_env(),
+        stage: Stage::DeployFailed {
+            reason: "it exits".into(),
+        },
+        build: Some(build()),
+        created_at: Timestamp(4),
+        updated_at: Timestamp(5),
+    }
+}
+
+pub(super) fn function() -> Function {
+    Function {
+        id: FunctionId(uuid(1)),
+        project: ProjectId(7),
+        namespace: NamespaceId(uuid(2)),
+        name: "hello".parse().unwrap(),
+        description: "says hello".into(),
+        annotations: annotations(),
+        key_required: true,
+        disabled: true,
+        scale: ScaleBounds::new(1, 5).unwrap(),
+        latest: revision_id(),
+        serving: Some(RevisionId {
+            number: 2,
+            ..revision_id()
+        }),
+        created_at: Timestamp(1),
+        updated_at: Timestamp(2),
+    }
+}
+
+pub(super) fn project() -> Project {
+    Project {
+        id: ProjectId(7),
+        name: "team".parse().unwrap(),
+        created_at: Timestamp(9),
+    }
+}
+
+pub(super) fn namespace() -> Namespace {
+    Namespace {
+        id: NamespaceId(uuid(2)),
+        project: ProjectId(7),
+        name: "demo".parse().unwrap(),
+        description: "a place".into(),
+        env: env(),
+        created_at: Timestamp(3),
+    }
+}
+
+pub(super) fn key() -> FunctionKey {
+    FunctionKey {
+        id: KeyId(uuid(3)),
+        project: ProjectId(7),
+        name: "ci".parse().unwrap(),
+        description: "for the pipeline".into(),
+        hash: SecretHash::of("secret"),
+        functions: vec![function_ref()],
+        expires_at: Some(Timestamp(99)),
+        created_at: Timestamp(3),
+    }
+}
+
+pub(super) fn token() -> Token {
+    Token {
+        id: TokenId(uuid(4)),
+        description: "admin".into(),
+        hash: SecretHash::of("secret"),
+        role: TokenRole::Project(ProjectId(7)),
+        expires_at: Some(Timestamp(98)),
+        created_at: Timestamp(3),
+    }
+}
+
+pub(super) fn subject() -> TaskSubject {
+    TaskSubject::Function {
+        namespace: "demo".into(),
+        name: "hello".into(),
+        id: "1".into(),
+    }
+}
+
+pub(super) fn task() -> Task {
+    Task {
+        id: TaskId(uuid(5)),
+        project: ProjectId(7),
+        verb: TaskVerb::Update,
+        subject: subject(),
+        revision: Some(revision_id()),
+        state: TaskState::Error("no".into()),
+        acknowledged_at: Some(Timestamp(14)),
+        created_at: Timestamp(11),
+        updated_at: Timestamp(12),
+        finished_at: Some(Timestamp(13)),
+    }
+}
+
+pub(super) fn stamp() -> Stamp {
+    Stamp {
+        incarnation: 1,
+        term: 2,
+        sequence: 3,
+    }
+}
+
+pub(super) fn node() -> Node {
+    let runtime: RuntimeName = "python3.11".parse().unwrap();
+    Node {
+        id: NodeId(uuid(6)),
+        name: "one".into(),
+        version: "0.1.0".into(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        allocatable: Resources {
+            memory_mib: 2048,
+            cpu_millis: 2000,
+        },
+        address: "memory:".into(),
+        stems: [(runtime.clone(), 4)].into(),
+        images: vec![runtime],
+        reported_at: Timestamp(20),
+        schedulable: true,
+    }
+}
+
+pub(super) fn instance_spec() -> InstanceSpec {
+    InstanceSpec {
+        id: InstanceId(uuid(8)),
+        revision: revision_id(),
+        project: "team".parse().unwrap(),
+        namespace: "demo".parse().unwrap(),
+        function: "hello".parse().unwrap(),
+        runtime: "python3.11".parse().unwrap(),
+        handler: handler(),
+        env: largest_instance_env(),
+        memory: Memory::from_mib(128).unwrap(),
+        cpu: MilliCpu::new(250).unwrap(),
+        concurrency: Concurrency::ONE,
+        network: Network::None,
+        timeout: Timeout::from_secs(60).unwrap(),
+        init_timeout: Timeout::from_secs(30).unwrap(),
+        code: digest(),
+        dependencies: Some(Digest::of(b"deps")),
+    }
+}
+
+pub(super) fn exit_reasons() -> Vec<ExitReason> {
+    vec![
+        ExitReason::Stopped,
+        ExitReason::TimedOut,
+        ExitReason::OutOfMemory { limit_mib: 64 },
+        ExitReason::Exited { code: -1 },
+        ExitReason::Signaled { signal: 9 },
+        ExitReason::InitFailed {
+            message: "no module".into(),
+        },
+        ExitReason::InitTimedOut { seconds: 30 },
+        ExitReason::LaunchFailed {
+            message: "no image".into(),
+        },
+        ExitReason::Lost,
+    ]
+}
+
+pub(super) fn log_line() -> LogLine {
+    LogLine {
+        at_nanos: 77,
+        instance: InstanceId(uuid(8)),
+        stream: LogStream::Stderr,
+        request: Some("r".into()),
+        message: "hello".into(),
+    }
+}
+
+pub(super) fn function_view() -> FunctionView {
+    FunctionView {
+        function: function(),
+        namespace: "demo".parse().unwrap(),
+        project: "team".parse().unwrap(),
+        latest: revision(),
+        serving: Some(revision()),
+        keys: vec!["ci".parse().unwrap()],
+        wanted: 2,
+        ready: 1,
+    }
+}
+
+pub(super) fn instance_view() -> InstanceView {
+    InstanceView {
+        id: InstanceId(uuid(8)),
+        revision: revision_id(),
+        node: NodeId(uuid(6)),
+        state: InstanceState::Exited(ExitReason::Lost),
+        since: Timestamp(30),
+        placement: "most free memory".into(),
+    }
+}
+
+pub(super) fn decision() -> Decision {
+    Decision {
+        at: Timestamp(31),
+        from: 1,
+        to: 2,
+        reason: "3 in flight".into(),
+    }
+}
+
+pub(super) fn exit_record() -> ExitRecord {
+    ExitRecord {
+        at: Timestamp(32),
+        instance: InstanceId(uuid(8)),
+        revision: revision_id(),
+        reason: ExitReason::Exited { code: 1 },
+        retry_at: Some(Timestamp(33)),
+    }
+}
+
+pub(super) fn create_namespace() -> CreateNamespace {
+    CreateNamespace {
+        id: NamespaceId(uuid(2)),
+        project: ProjectId(7),
+        name: "demo".parse().unwrap(),
+        description: "a place".into(),
+        env: env(),
+        task: Some(TaskId(uuid(5))),
+    }
+}
+
+pub(super) fn update_namespace() -> UpdateNamespace {
+    UpdateNamespace {
+        project: ProjectId(7),
+        name: "demo".parse().unwrap(),
+        description: Some(String::new()),
+        env: Some(Env::default()),
+        task: Some(TaskId(uuid(5))),
+    }
+}
+
+pub(super) fn create_function() -> CreateFunction {
+    CreateFunction {
+        id: FunctionId(uuid(1)),
+        project: ProjectId(7),
+        function: function_ref(),
+        description: "says hello".into(),
+        annotations: annotations(),
+        key_required: true,
+        keys: vec!["ci".parse().unwrap()],
+        disabled: true,
+        scale: ScaleBounds::new(0, 5).unwrap(),
+        settings: settings(),
+        task: Some(TaskId(uuid(5))),
+    }
+}
+
+pub(super) fn settings_patch() -> SettingsPatch {
+    let settings = settings();
+    SettingsPatch {
+        handler: Some(settings.handler),
+        source: Some(settings.source),
+        dependencies: Some(settings.dependencies),
+        env: Some(settings.env),
+        memory: Some(settings.memory),
+        cpu: Some(settings.cpu),
+        timeout: Some(settings.timeout),
+        init_timeout: Some(settings.init_timeout),
+        concurrency: Some(settings.concurrency),
+        network: Some(settings.network),
+    }
+}
+
+pub(super) fn update_function() -> UpdateFunction {
+    UpdateFunction {
+        project: ProjectId(7),
+        function: function_ref(),
+        description: Some(String::new()),
+        annotations: Some(BTreeMap::new()),
+        key_required: Some(false),
+        keys: Some(Vec::new()),
+        disabled: Some(false),
+        scale_min: Some(0),
+        scale_max: Some(5),
+        settings: settings_patch(),
+        task: Some(TaskId(uuid(5))),
+    }
+}
+
+pub(super) fn create_key() -> CreateKey {
+    CreateKey {
+        id: KeyId(uuid(3)),
+        project: ProjectId(7),
+        name: "ci".parse().unwrap(),
+        description: "for the pipeline".into(),
+        hash: SecretHash::of("secret"),
+        functions: vec![function_ref()],
+        expires_at: Some(Timestamp(99)),
+    }
+}
+
+pub(super) fn update_key() -> UpdateKey {
+    UpdateKey {
+        project: ProjectId(7),
+        name: "ci".parse().unwrap(),
+        description: Some(String::new()),
+        functions: Some(Vec::new()),
+        expires_at: Some(Some(Timestamp(99))),
+    }
+}
+
+pub(super) fn create_token() -> CreateToken {
+    CreateToken {
+        id: TokenId(uuid(4)),
+        description: "admin".into(),
+        hash: SecretHash::of("secret"),
+        role: TokenRole::Admin,
+        expires_at: Some(Timestamp(98)),
+    }
+}
