@@ -1,0 +1,292 @@
+//! One function as the gateway sees it: its route, its instances, its queue and its counters.
+//!
+//! The object lives as long as the function does; route updates change what is inside it. The
+//! queue's rules are in `admission.rs`.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use coracle_model::{FunctionId, InstanceId, NodeId, SecretHash, Timestamp};
+use coracle_proto::v1;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    admission::Queue,
+    demand::{Demand, Totals},
+    instance::Instance,
+    metrics::FunctionMetrics,
+    respond::Error,
+    wire,
+};
+
+/// An instance that only its node told us of is kept this long before the feed has to name it.
+const UNLISTED_KEPT: Duration = Duration::from_secs(10);
+
+/// What the feed says about a function, without its instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) disabled: bool,
+    pub(crate) key_required: bool,
+    pub(crate) keys: Vec<Key>,
+    /// The serving revision's number.
+    pub(crate) revision: Option<u32>,
+    pub(crate) timeout: Duration,
+    pub(crate) init_timeout: Duration,
+    pub(crate) concurrency: u32,
+    pub(crate) failing: Option<Failing>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) hash: SecretHash,
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failing {
+    pub(crate) reason: String,
+    pub(crate) retry_at: Timestamp,
+}
+
+impl Route {
+    pub(crate) fn from_wire(route: &v1::Route) -> Self {
+        let keys = route.keys.iter().filter_map(|key| {
+            Some(Key {
+                hash: SecretHash(key.hash.as_ref().try_into().ok()?),
+                expires_at: key.expires_at.map(Timestamp),
+            })
+        });
+        let failing = (!route.failing.is_empty()).then(|| Failing {
+            reason: route.failing.clone(),
+            retry_at: Timestamp(route.retry_at),
+        });
+        Self {
+            disabled: route.disabled,
+            key_required: route.key_required,
+            keys: keys.collect(),
+            revision: route.revision.as_ref().map(|r| r.number),
+            timeout: Duration::from_secs(u64::from(route.timeout_secs.max(1))),
+            init_timeout: Duration::from_secs(u64::from(route.init_timeout_secs.max(1))),
+            concurrency: route.concurrency.max(1),
+            failing,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) id: FunctionId,
+    pub(crate) project: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) project_id: u32,
+    route: ArcSwap<Route>,
+    /// The serving revision's number; 0 for none.
+    serving: AtomicU32,
+    pub(crate) live: ArcSwap<Vec<Arc<Instance>>>,
+    pub(crate) queue: Mutex<Queue>,
+    /// Length of the queue, readable without its lock.
+    pub(crate) waiting: AtomicUsize,
+    /// Parked requests of all functions.
+    pub(crate) total_waiting: Arc<AtomicUsize>,
+    /// An activation loop runs for it.
+    pub(crate) activating: AtomicBool,
+    /// Instances that some task waits for on their nodes.
+    pub(crate) awaited: Mutex<HashSet<InstanceId>>,
+    /// Why the last activation did not lead to an instance, for those whose time runs out.
+    pub(crate) trouble: Mutex<Option<Error>>,
+    /// Wakes the activation loop.
+    pub(crate) changed: Notify,
+    pub(crate) demand: Demand,
+    reported: Mutex<Totals>,
+    pub(crate) metrics: OnceLock<FunctionMetrics>,
+}
+
+impl Function {
+    pub(crate) fn new(
+        id: FunctionId,
+        route: &v1::Route,
+        threads: usize,
+        total_waiting: Arc<AtomicUsize>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            project: route.project.clone(),
+            namespace: route.namespace.clone(),
+            name: route.name.clone(),
+            project_id: route.project_id,
+            route: ArcSwap::from_pointee(Route::default()),
+            serving: AtomicU32::new(0),
+            live: ArcSwap::default(),
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            total_waiting,
+            activating: AtomicBool::new(false),
+            awaited: Mutex::default(),
+            trouble: Mutex::default(),
+            changed: Notify::new(),
+            demand: Demand::new(threads, now),
+            reported: Mutex::default(),
+            metrics: OnceLock::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(path: &str, threads: usize) -> Self {
+        let mut parts = path.split('/').map(str::to_owned);
+        let mut next = || parts.next().expect("project/namespace/name");
+        let route = v1::Route {
+            project: next(),
+            namespace: next(),
+            name: next(),
+            project_id: 1,
+            ..v1::Route::default()
+        };
+        let id = FunctionId(uuid::Uuid::new_v4());
+        Self::new(id, &route, threads, Arc::default(), Instant::now())
+    }
+
+    pub(crate) fn route(&self) -> arc_swap::Guard<Arc<Route>> {
+        self.route.load()
+    }
+
+    /// Whether the names that requests find it by are still these.
+    pub(crate) fn is_named(&self, route: &v1::Route) -> bool {
+        self.project == route.project
+            && self.namespace == route.namespace
+            && self.name == route.name
+            && self.project_id == route.project_id
+    }
+
+    /// Takes over what the feed says, keeping the counts of instances that stay.
+    pub(crate) fn update(self: &Arc<Self>, wire: &v1::Route, now: Instant) {
+        let route = Route::from_wire(wire);
+        let concurrency = route.concurrency;
+        self.serving.store(route.revision.unwrap_or(0), SeqCst);
+        self.route.store(Arc::new(route));
+        self.edit_live(|live| {
+            let mut next = Vec::with_capacity(wire.instances.len());
+            for listed in &wire.instances {
+                let (Some(id), Some(node)) = (wire::uuid(&listed.id), wire::uuid(&listed.node))
+                else {
+                    continue;
+                };
+                let known = live.iter().find(|i| i.id.0 == id).cloned();
+                let instance = match known {
+                    Some(instance) if !instance.is_gone() => instance,
+                    Some(_) => continue,
+                    None if listed.ready && !listed.socket.is_empty() => Arc::new(Instance::new(
+                        InstanceId(id),
+                        NodeId(node),
+                        listed.revision.as_ref().map_or(0, |r| r.number),
+                        concurrency,
+                        listed.socket.clone().into(),
+                        None,
+                        true,
+                        now,
+                    )),
+                    None => continue,
+                };
+                instance.set_listed();
+                instance.set_draining(listed.draining);
+                next.push(instance);
+            }
+            for instance in live {
+                let kept = next.iter().any(|i| i.id == instance.id);
+                let young = now.saturating_duration_since(instance.learned_at) < UNLISTED_KEPT;
+                if !kept && !instance.is_listed() && young && !instance.is_gone() {
+                    next.push(instance.clone());
+                } else if !kept {
+                    instance.set_gone();
+                }
+            }
+            next
+        });
+    }
+
+    /// A node says that an instance answers, before the feed does or again after it failed.
+    pub(crate) fn learned(self: &Arc<Self>, instance: Instance) {
+        self.edit_live(|live| match live.iter().find(|i| i.id == instance.id) {
+            Some(known) => {
+                known.answered();
+                live.to_vec()
+            }
+            None => live.iter().cloned().chain([Arc::new(instance)]).collect(),
+        });
+    }
+
+    /// It was killed, or its node says that it ended.
+    pub(crate) fn forget(self: &Arc<Self>, id: InstanceId) {
+        self.edit_live(|live| {
+            live.iter()
+                .filter(|i| i.id == id)
+                .for_each(|i| i.set_gone());
+            live.iter().filter(|i| i.id != id).cloned().collect()
+        });
+    }
+
+    /// Nothing leads here any more.
+    pub(crate) fn removed(self: &Arc<Self>, why: &Error) {
+        self.serving.store(0, SeqCst);
+        self.edit_live(|live| {
+            live.iter().for_each(|i| i.set_gone());
+            Vec::new()
+        });
+        self.fail_parked(why);
+    }
+
+    /// Edits exclude each other by the queue's lock, which also orders them before the dispatch of
+    /// any request that parked meanwhile.
+    fn edit_live(self: &Arc<Self>, edit: impl FnOnce(&[Arc<Instance>]) -> Vec<Arc<Instance>>) {
+        {
+            let _queue = self.lock_queue();
+            let next = edit(&self.live.load());
+            self.live.store(Arc::new(next));
+        }
+        self.dispatch();
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn serves(&self, instance: &Instance) -> bool {
+        instance.revision == self.serving.load(SeqCst)
+    }
+
+    /// Whether some instance takes requests, now or as soon as one of its own has ended.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.live
+            .load()
+            .iter()
+            .any(|i| self.serves(i) && i.is_live())
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    pub(crate) fn reported_before(&self) -> Totals {
+        *self.reported.lock().expect("never poisoned: a plain copy")
+    }
+
+    pub(crate) fn set_reported(&self, totals: Totals) {
+        *self.reported.lock().expect("never poisoned: a plain copy") = totals;
+    }
+
+    pub(crate) fn set_trouble(&self, trouble: Option<Error>) {
+        *self.trouble.lock().expect("never poisoned: a plain move") = trouble;
+    }
+
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        self.trouble
+            .lock()
+            .expect("never poisoned: a plain copy")
+            .clone()
+    }
+}

@@ -1,0 +1,357 @@
+//! Which headers pass between clients and functions, and which the gateway sets itself.
+//!
+//! Names that begin with `x-coracle-` are the platform's: nobody else's pass in either direction.
+
+use std::{fmt::Write as _, net::IpAddr, time::Duration};
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const TRACEPARENT: &str = "traceparent";
+const PLATFORM_PREFIX: &str = "x-coracle-";
+const REQUEST_ID_MAX: usize = 128;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Keep,
+    Drop,
+    /// Hop by hop itself, and names others that are.
+    Connection,
+    Length,
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// What becomes of a function's header.
+pub(crate) fn of_response(name: &HeaderName) -> Fate {
+    match name.as_str() {
+        "connection" => Fate::Connection,
+        "content-length" => Fate::Length,
+        // Ours to say: a function cannot forge the id under which its logs are found.
+        "x-request-id" | "server-timing" => Fate::Drop,
+        n if is_hop_by_hop(n) || n.starts_with(PLATFORM_PREFIX) => Fate::Drop,
+        _ => Fate::Keep,
+    }
+}
+
+/// Removes `Connection` and every header that it lists.
+pub(crate) fn strip_connection(map: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = map
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::try_from(token.trim()).ok())
+        .collect();
+    map.remove(header::CONNECTION);
+    for name in listed {
+        map.remove(name);
+    }
+}
+
+/// Where a request came from, as the function is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) peer: IpAddr,
+    /// As the client sees it: `https` when the public URL says so.
+    pub(crate) https: bool,
+    /// Keep what a proxy in front of us said, and append to it.
+    pub(crate) trust: bool,
+}
+
+/// Appends the request's headers as the function gets them: NUL, name, NUL, value, …
+///
+/// `hide_key` leaves out the key that opened the door, so that user code does not get to see it.
+pub(crate) fn write_request(
+    buf: &mut BytesMut,
+    map: &HeaderMap,
+    origin: Origin,
+    request_id: &str,
+    fresh_trace: Option<&str>,
+    hide_key: bool,
+) {
+    let listed = |name: &HeaderName| {
+        map.contains_key(header::CONNECTION)
+            && map
+                .get_all(header::CONNECTION)
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|value| value.split(','))
+                .any(|token| token.trim().eq_ignore_ascii_case(name.as_str()))
+    };
+    for (name, value) in map {
+        let text = name.as_str();
+        let ours = match text {
+            "connection" | "x-request-id" | "server-timing" | "expect" => true,
+            "x-call-id" => false,
+            "traceparent" => fresh_trace.is_some(),
+            "x-api-key" => hide_key,
+            "forwarded" | "x-forwarded-for" | "x-forwarded-proto" => true,
+            // Cannot be checked against anything, so only a trusted proxy may say them.
+            "x-forwarded-host" | "x-forwarded-port" | "x-real-ip" => !origin.trust,
+            n => is_hop_by_hop(n) || n.starts_with(PLATFORM_PREFIX),
+        };
+        if ours || listed(name) {
+            continue;
+        }
+        put(buf, text, value.as_bytes());
+    }
+    put(buf, "x-request-id", request_id.as_bytes());
+    if let Some(trace) = fresh_trace {
+        put(buf, TRACEPARENT, trace.as_bytes());
+    }
+    write_forwarded(buf, map, origin);
+}
+
+fn put(buf: &mut BytesMut, name: &str, value: &[u8]) {
+    buf.put_u8(0);
+    buf.put_slice(name.as_bytes());
+    buf.put_u8(0);
+    buf.put_slice(value);
+}
+
+fn write_forwarded(buf: &mut BytesMut, map: &HeaderMap, origin: Origin) {
+    let proto = if origin.https { "https" } else { "http" };
+    let mut text = String::with_capacity(96);
+    let before = |text: &mut String, name: &str| {
+        if origin.trust {
+            for value in map.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
+                text.push_str(value);
+                text.push_str(", ");
+            }
+        }
+    };
+    before(&mut text, "x-forwarded-for");
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{}", origin.peer);
+    put(buf, "x-forwarded-for", text.as_bytes());
+
+    text.clear();
+    before(&mut text, "forwarded");
+    let _ = match origin.peer {
+        IpAddr::V4(ip) => write!(text, "for={ip};proto={proto}"),
+        IpAddr::V6(ip) => write!(text, "for=\"[{ip}]\";proto={proto}"),
+    };
+    put(buf, "forwarded", text.as_bytes());
+
+    match map.get("x-forwarded-proto").filter(|_| origin.trust) {
+        Some(said) => put(buf, "x-forwarded-proto", said.as_bytes()),
+        None => put(buf, "x-forwarded-proto", proto.as_bytes()),
+    }
+}
+
+/// The caller's own id when it is fit to stand in logs and file names, else nothing.
+pub(crate) fn accept_request_id(map: &HeaderMap) -> Option<&HeaderValue> {
+    let value = map.get(REQUEST_ID).or_else(|| map.get("x-call-id"))?;
+    let ok = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let bytes = value.as_bytes();
+    (!bytes.is_empty() && bytes.len() <= REQUEST_ID_MAX && bytes.iter().all(ok)).then_some(value)
+}
+
+/// Whether the caller sent a W3C trace context that can be continued.
+pub(crate) fn has_trace(map: &HeaderMap) -> bool {
+    let Some(value) = map.get(TRACEPARENT) else {
+        return false;
+    };
+    let bytes = value.as_bytes();
+    let hex = |range: std::ops::Range<usize>| {
+        bytes.get(range).is_some_and(|part| {
+            part.iter()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+        })
+    };
+    let nonzero = |range: std::ops::Range<usize>| {
+        bytes
+            .get(range)
+            .is_some_and(|part| part.iter().any(|b| *b != b'0'))
+    };
+    bytes.len() >= 55
+        && (bytes.len() == 55 || bytes[55] == b'-' && !bytes.starts_with(b"00"))
+        && !bytes.starts_with(b"ff")
+        && [2, 35, 52].iter().all(|at| bytes[*at] == b'-')
+        && hex(0..2)
+        && hex(3..35)
+        && hex(36..52)
+        && hex(53..55)
+        && nonzero(3..35)
+        && nonzero(36..52)
+}
+
+/// Where the time of a request went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Phases {
+    pub(crate) queue: Duration,
+    pub(crate) schedule: Option<Duration>,
+    pub(crate) start: Option<Duration>,
+    pub(crate) init: Option<Duration>,
+    pub(crate) run: Duration,
+}
+
+impl Phases {
+    pub(crate) fn header(&self) -> HeaderValue {
+        let mut text = String::with_capacity(96);
+        let phases = [
+            ("queue", Some(self.queue)),
+            ("schedule", self.schedule),
+            ("start", self.start),
+            ("init", self.init),
+            ("run", Some(self.run)),
+        ];
+        for (name, spent) in phases {
+            let Some(spent) = spent else { continue };
+            let comma = if text.is_empty() { "" } else { ", " };
+            let micros = spent.as_micros();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "{comma}{name};dur={}.{:03}",
+                micros / 1000,
+                micros % 1000
+            );
+        }
+        HeaderValue::try_from(text).expect("names, digits and punctuation only")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(headers: &[(&str, &str)], trust: bool) -> Vec<(String, String)> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        let mut buf = BytesMut::new();
+        let origin = Origin {
+            peer: [10, 0, 0, 9].into(),
+            https: false,
+            trust,
+        };
+        write_request(&mut buf, &map, origin, "id-1", None, true);
+        let text = String::from_utf8(buf.to_vec()).unwrap();
+        let fields: Vec<_> = text[1..].split('\0').map(str::to_owned).collect();
+        fields
+            .chunks(2)
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect()
+    }
+
+    fn get<'a>(sent: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+        sent.iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn what_a_client_may_not_say_does_not_arrive() {
+        let sent = sent(
+            &[
+                ("connection", "keep-alive, X-Hop"),
+                ("x-hop", "1"),
+                ("te", "trailers"),
+                ("x-coracle-error", "forged"),
+                ("server-timing", "forged"),
+                ("x-api-key", "secret"),
+                ("x-request-id", "theirs"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-host", "evil"),
+                ("forwarded", "for=1.2.3.4"),
+                ("accept", "a"),
+                ("accept", "b"),
+            ],
+            false,
+        );
+        for gone in [
+            "connection",
+            "x-hop",
+            "te",
+            "x-coracle-error",
+            "server-timing",
+            "x-api-key",
+            "x-forwarded-host",
+        ] {
+            assert!(get(&sent, gone).is_empty(), "{gone}");
+        }
+        assert_eq!(get(&sent, "accept"), ["a", "b"]);
+        assert_eq!(get(&sent, "x-request-id"), ["id-1"]);
+        assert_eq!(get(&sent, "x-forwarded-for"), ["10.0.0.9"]);
+        assert_eq!(get(&sent, "forwarded"), ["for=10.0.0.9;proto=http"]);
+    }
+
+    #[test]
+    fn a_trusted_proxys_words_are_kept_and_appended_to() {
+        let sent = sent(
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+            ],
+            true,
+        );
+        assert_eq!(get(&sent, "x-forwarded-for"), ["1.2.3.4, 10.0.0.9"]);
+        assert_eq!(get(&sent, "x-forwarded-proto"), ["https"]);
+    }
+
+    #[test]
+    fn request_ids_and_traces_are_taken_only_when_well_formed() {
+        let map = |name: &str, value: &str| {
+            HeaderMap::from_iter([(
+                HeaderName::try_from(name).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            )])
+        };
+        assert!(accept_request_id(&map("x-request-id", "a-b_c.d:1")).is_some());
+        assert!(accept_request_id(&map("x-call-id", "abc")).is_some());
+        for bad in ["", "a b", "a/b", "é", &"a".repeat(129)] {
+            assert!(
+                accept_request_id(&map("x-request-id", bad)).is_none(),
+                "{bad}"
+            );
+        }
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(has_trace(&map("traceparent", good)));
+        for bad in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+        ] {
+            assert!(!has_trace(&map("traceparent", bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn phases_are_in_milliseconds() {
+        let phases = Phases {
+            queue: Duration::from_micros(40),
+            start: Some(Duration::from_micros(1_234)),
+            run: Duration::from_millis(12),
+            ..Phases::default()
+        };
+        assert_eq!(
+            phases.header(),
+            "queue;dur=0.040, start;dur=1.234, run;dur=12.000"
+        );
+    }
+}
