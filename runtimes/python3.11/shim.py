@@ -1252,6 +1252,23 @@ def drain(listener):
     os._exit(0)
 
 
+def watch_for_the_end():
+    """Turns SIGTERM into work for the main thread. Not by a Python handler: one that falls between
+    the main thread's look for signals and its wait would be seen only at the next piece of work. A
+    blocked signal and sigwait would do as well, but child processes would inherit the block."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+
+    def watch():
+        while signal.SIGTERM not in os.read(read_end, 64):
+            pass
+        WORK.put(None)
+
+    _thread.start_new_thread(watch, ())
+
+
 def main():
     sys.stdout, sys.stderr = STDOUT, STDERR
     sys.__stdout__, sys.__stderr__ = STDOUT, STDERR
@@ -1262,7 +1279,7 @@ def main():
     listener.bind(path)
     # Without an argument: as many as the system allows.
     listener.listen()
-    signal.signal(signal.SIGTERM, lambda *_: WORK.put(None))
+    watch_for_the_end()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Acceptors(listener, 2)
     gc.collect()
