@@ -46,9 +46,9 @@ if [ "$part" != unit ]; then
         apt_install python3.11-minimal libpython3.11-stdlib libstdc++6
         route=host-packages
     fi
+    export CORACLE_IMAGE_ROUTE=$route CORACLE_TEST_IMAGES=$images
     say "runtime images ($route)"
-    $SUDO "$target/debug/coracle" runtime build --images "$images" --image-route "$route" \
-        python3.11 nodejs20
+    $SUDO "$target/debug/coracle" runtime build --images "$images" python3.11 nodejs20
     sdk=$target/gcore-sdk
     if [ ! -x "$sdk/bin/python" ]; then
         say "Gcore's Python SDK"
@@ -56,7 +56,7 @@ if [ "$part" != unit ]; then
         "$sdk/bin/pip" install --quiet gcore==0.59.0
     fi
     say "end-to-end tests"
-    export CORACLE_TEST_BINARY=$target/debug/coracle CORACLE_TEST_IMAGES=$images
+    export CORACLE_TEST_BINARY=$target/debug/coracle
     export CORACLE_TEST_GCORE_PYTHON=$sdk/bin/python
     if [ -n "$SUDO" ]; then
         export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E"

@@ -35,12 +35,18 @@ pub struct MemoryBus {
 impl MemoryBus {
     pub fn new() -> Self {
         let (dial, accept) = mpsc::channel(64);
-        Self { dial, accept: Arc::new(Mutex::new(Some(accept))) }
+        Self {
+            dial,
+            accept: Arc::new(Mutex::new(Some(accept))),
+        }
     }
 
     async fn connect(&self) -> io::Result<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(MEMORY_BUFFER);
-        self.dial.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        self.dial
+            .send(theirs)
+            .await
+            .map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(ours)
     }
 }
@@ -71,8 +77,14 @@ impl Address {
     pub async fn listen(&self) -> io::Result<Incoming> {
         match self {
             Self::Memory(bus) => {
-                let accept = bus.accept.lock().expect("never poisoned: no panic while held").take();
-                accept.map(Incoming::Memory).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+                let accept = bus
+                    .accept
+                    .lock()
+                    .expect("never poisoned: no panic while held")
+                    .take();
+                accept
+                    .map(Incoming::Memory)
+                    .ok_or_else(|| io::ErrorKind::AddrInUse.into())
             }
             Self::Unix(path) => {
                 match std::fs::remove_file(path) {
@@ -236,8 +248,14 @@ mod tests {
 
     #[test]
     fn addresses_are_parsed_or_refused_with_what_was_expected() {
-        assert_eq!("unix:/a/b".parse::<Address>().unwrap().to_string(), "unix:/a/b");
-        assert_eq!("127.0.0.1:80".parse::<Address>().unwrap().to_string(), "http://127.0.0.1:80");
+        assert_eq!(
+            "unix:/a/b".parse::<Address>().unwrap().to_string(),
+            "unix:/a/b"
+        );
+        assert_eq!(
+            "127.0.0.1:80".parse::<Address>().unwrap().to_string(),
+            "http://127.0.0.1:80"
+        );
         for bad in ["unix:a", "host", ":80", "host:port"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }

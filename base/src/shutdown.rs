@@ -21,7 +21,10 @@ impl Shutdown {
     /// child's tasks too.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { token: self.token.child_token(), tracker: self.tracker.clone() }
+        Self {
+            token: self.token.child_token(),
+            tracker: self.tracker.clone(),
+        }
     }
 
     /// Runs a loop that [`Shutdown::finished`] waits for. The loop watches [`Shutdown::requested`].
@@ -50,6 +53,8 @@ impl Shutdown {
     /// Waits until every spawned task has ended, at most `grace`. False when some had not.
     pub async fn finished(&self, grace: Duration) -> bool {
         self.tracker.close();
-        tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+        tokio::time::timeout(grace, self.tracker.wait())
+            .await
+            .is_ok()
     }
 }

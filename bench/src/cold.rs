@@ -19,7 +19,10 @@ const NODE: &str = "module.exports.main = () => 'x';\n";
 /// Each function is called once, one after the other, after its deployment's own instance has gone:
 /// with stems waiting (with egress and without), then with no stems at all.
 pub(crate) async fn run(functions: usize) -> Result<(), String> {
-    println!("cold: {}; {functions} functions, each called once", machine());
+    println!(
+        "cold: {}; {functions} functions, each called once",
+        machine()
+    );
     for (runtime, code) in [("python3.11", PYTHON), ("nodejs20", NODE)] {
         for network in ["egress", "none"] {
             measure(runtime, code, network, 8, functions).await;
@@ -31,7 +34,12 @@ pub(crate) async fn run(functions: usize) -> Result<(), String> {
 
 async fn measure(runtime: &str, code: &str, network: &str, stems: u32, functions: usize) {
     let stems_flag = format!("--stems={stems}");
-    let flags = ["--idle-after=1", "--stable-window=1", "--panic-window=1", &stems_flag];
+    let flags = [
+        "--idle-after=1",
+        "--stable-window=1",
+        "--panic-window=1",
+        &stems_flag,
+    ];
     let server = Server::with_flags(&flags).await;
     for n in 0..functions {
         let settings = json!({
@@ -42,7 +50,9 @@ async fn measure(runtime: &str, code: &str, network: &str, stems: u32, functions
         server.deploy(&format!("cold-{n}"), code, settings).await;
     }
     let last = format!("cold-{}", functions - 1);
-    server.ready_instances(&last, 0, Duration::from_secs(60)).await;
+    server
+        .ready_instances(&last, 0, Duration::from_secs(60))
+        .await;
     let client = Client::new(None);
     let mut totals = Vec::new();
     let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -63,7 +73,11 @@ async fn measure(runtime: &str, code: &str, network: &str, stems: u32, functions
             phases.entry(phase).or_default().extend(answer.phase(phase));
         }
         let timing = answer.header("server-timing");
-        let origin = timing.split("desc=").nth(1).unwrap_or("?").trim_matches('"');
+        let origin = timing
+            .split("desc=")
+            .nth(1)
+            .unwrap_or("?")
+            .trim_matches('"');
         let origin = origin.split(['"', ',']).next().unwrap_or("?").to_owned();
         *from.entry(origin).or_default() += 1;
     }
@@ -79,7 +93,11 @@ async fn measure(runtime: &str, code: &str, network: &str, stems: u32, functions
     for phase in PHASES {
         if let Some(samples) = phases.get_mut(phase).filter(|s| !s.is_empty()) {
             samples.sort_by(f64::total_cmp);
-            println!("  {phase:9} p50 {:.2} ms, p99 {:.2}", quantile(samples, 0.5), quantile(samples, 0.99));
+            println!(
+                "  {phase:9} p50 {:.2} ms, p99 {:.2}",
+                quantile(samples, 0.5),
+                quantile(samples, 0.99)
+            );
         }
     }
 }
@@ -91,7 +109,9 @@ async fn wait_for_stem(server: &Server, runtime: &str) {
         Duration::from_secs(60),
         || async {
             let nodes = server.admin.get(&server.api("nodes")).await.ok().json();
-            nodes["items"][0]["stems"][runtime].as_u64().unwrap_or_default()
+            nodes["items"][0]["stems"][runtime]
+                .as_u64()
+                .unwrap_or_default()
         },
         |stems| *stems > 0,
     )
@@ -108,7 +128,9 @@ pub(crate) async fn handlers(runs: u32, seconds: u32) -> Result<(), String> {
             "runtime": runtime, "scale": {"min": 2, "max": 2}, "cpu_millis": 2000, "concurrency": 16,
         });
         server.deploy(name, code, settings).await;
-        server.ready_instances(name, 2, Duration::from_secs(60)).await;
+        server
+            .ready_instances(name, 2, Duration::from_secs(60))
+            .await;
         for connections in [1, 32] {
             let url = server.url(name);
             let mut results = Vec::new();

@@ -61,7 +61,9 @@ fn main() -> ExitCode {
                 .ok_or_else(|| "start this with bench/run.sh".to_owned())
                 .and_then(|binary| warm::run(&binary, pairs, seconds))
         }
-        Measurement::Handlers { runs, seconds } => runtime().block_on(cold::handlers(runs, seconds)),
+        Measurement::Handlers { runs, seconds } => {
+            runtime().block_on(cold::handlers(runs, seconds))
+        }
         Measurement::Cold { functions } => runtime().block_on(cold::run(functions)),
         Measurement::Idle { minutes } => {
             runtime().block_on(idle::run(minutes));

@@ -6,9 +6,17 @@ use std::{fs, path::Path, process::Command};
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The command name may hold spaces; fields count from behind its closing parenthesis.
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or_default()
+    };
     (ticks(11) + ticks(12)) / 100.0
 }
 
@@ -17,9 +25,13 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
     let mut pids = vec![pid];
     let mut next = 0;
     while next < pids.len() {
-        let children =
-            fs::read_to_string(format!("/proc/{0}/task/{0}/children", pids[next])).unwrap_or_default();
-        pids.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pids[next]))
+            .unwrap_or_default();
+        pids.extend(
+            children
+                .split_whitespace()
+                .filter_map(|c| c.parse::<u32>().ok()),
+        );
         next += 1;
     }
     pids
@@ -29,7 +41,12 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
 pub(crate) fn memory_kib(pid: u32, file: &str, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     text.lines()
-        .find_map(|line| line.strip_prefix(key)?.trim_start_matches(':').split_whitespace().next())
+        .find_map(|line| {
+            line.strip_prefix(key)?
+                .trim_start_matches(':')
+                .split_whitespace()
+                .next()
+        })
         .and_then(|n| n.parse().ok())
         .unwrap_or_default()
 }
@@ -42,7 +59,9 @@ pub(crate) fn machine() -> String {
         .map_or("unknown processor", |(_, name)| name.trim());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short", "HEAD"])
+        .output();
     let commit = commit.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
     format!(
         "{cores} cores of {model}, kernel {}, commit {}",
@@ -53,6 +72,7 @@ pub(crate) fn machine() -> String {
 
 /// True when a program of this name is on the path.
 pub(crate) fn installed(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).exists()))
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).exists())
+    })
 }

@@ -5,8 +5,8 @@ use std::{path::Path, pin::Pin};
 
 use coracle_base::Address;
 use coracle_proto::v1::{
-    ActivateRequest, ActivateResponse, DemandAck, DemandReport, Route, RouteInstance, RouteUpdate,
-    RoutesRequest, ScaleBounds, RevisionId, Stamp,
+    ActivateRequest, ActivateResponse, DemandAck, DemandReport, RevisionId, Route, RouteInstance,
+    RouteUpdate, RoutesRequest, ScaleBounds, Stamp,
     routing_server::{Routing, RoutingServer},
 };
 use futures_util::{Stream, StreamExt, stream};
@@ -19,17 +19,29 @@ struct OneRoute(Route);
 impl Routing for OneRoute {
     type RoutesStream = Pin<Box<dyn Stream<Item = Result<RouteUpdate, Status>> + Send>>;
 
-    async fn routes(&self, _: Request<RoutesRequest>) -> Result<Response<Self::RoutesStream>, Status> {
+    async fn routes(
+        &self,
+        _: Request<RoutesRequest>,
+    ) -> Result<Response<Self::RoutesStream>, Status> {
         let update = RouteUpdate {
-            stamp: Some(Stamp { incarnation: 1, term: 1, sequence: 1 }),
+            stamp: Some(Stamp {
+                incarnation: 1,
+                term: 1,
+                sequence: 1,
+            }),
             snapshot: true,
             upsert: vec![self.0.clone()],
             ..RouteUpdate::default()
         };
-        Ok(Response::new(stream::iter([Ok(update)]).chain(stream::pending()).boxed()))
+        Ok(Response::new(
+            stream::iter([Ok(update)]).chain(stream::pending()).boxed(),
+        ))
     }
 
-    async fn activate(&self, _: Request<ActivateRequest>) -> Result<Response<ActivateResponse>, Status> {
+    async fn activate(
+        &self,
+        _: Request<ActivateRequest>,
+    ) -> Result<Response<ActivateResponse>, Status> {
         Err(Status::unavailable("the one instance is always there"))
     }
 
@@ -41,7 +53,10 @@ impl Routing for OneRoute {
 /// Serves `/fn/default/default/bench` with an instance at `socket`, forever.
 pub(crate) async fn serve(listen: &Path, socket: &Path) -> Result<(), String> {
     let function = uuid::Uuid::from_u128(1).as_bytes().to_vec();
-    let revision = RevisionId { function: function.clone().into(), number: 1 };
+    let revision = RevisionId {
+        function: function.clone().into(),
+        number: 1,
+    };
     let instance = RouteInstance {
         id: uuid::Uuid::from_u128(2).as_bytes().to_vec().into(),
         node: uuid::Uuid::from_u128(3).as_bytes().to_vec().into(),
@@ -64,7 +79,10 @@ pub(crate) async fn serve(listen: &Path, socket: &Path) -> Result<(), String> {
         instances: vec![instance],
         ..Route::default()
     };
-    let incoming = Address::Unix(listen.to_owned()).listen().await.map_err(|e| e.to_string())?;
+    let incoming = Address::Unix(listen.to_owned())
+        .listen()
+        .await
+        .map_err(|e| e.to_string())?;
     Server::builder()
         .add_service(RoutingServer::new(OneRoute(route)))
         .serve_with_incoming(incoming)

@@ -13,19 +13,31 @@ impl Median {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (low, high) = interval(sorted.len());
-        Self { value: quantile(&sorted, 0.5), low: sorted[low], high: sorted[high] }
+        Self {
+            value: quantile(&sorted, 0.5),
+            low: sorted[low],
+            high: sorted[high],
+        }
     }
 }
 
 impl std::fmt::Display for Median {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digits = if self.value < 10.0 { 2 } else { 0 };
-        write!(f, "{:.digits$} [{:.digits$}–{:.digits$}]", self.value, self.low, self.high)
+        write!(
+            f,
+            "{:.digits$} [{:.digits$}–{:.digits$}]",
+            self.value, self.low, self.high
+        )
     }
 }
 
 /// A quantile of sorted samples, by the nearest rank.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= rank < len")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "0 <= rank < len"
+)]
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     if q == 0.5 && sorted.len().is_multiple_of(2) {
         let middle = sorted.len() / 2;
@@ -57,7 +69,14 @@ mod tests {
     #[test]
     fn ten_samples_give_the_second_and_the_ninth() {
         let samples: Vec<f64> = (1..=10).map(f64::from).collect();
-        assert_eq!(Median::of(&samples), Median { value: 5.5, low: 2.0, high: 9.0 });
+        assert_eq!(
+            Median::of(&samples),
+            Median {
+                value: 5.5,
+                low: 2.0,
+                high: 9.0
+            }
+        );
         assert_eq!(quantile(&samples, 0.99), 10.0);
         assert_eq!(quantile(&samples, 0.1), 1.0);
     }

@@ -20,7 +20,9 @@ const PONG: u8 = 0x92;
 const END: u8 = 1;
 
 pub(crate) fn serve(http: PathBuf, frames: PathBuf) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     LocalSet::new().block_on(&runtime, async {
         let http = UnixListener::bind(http)?;
         let frames = UnixListener::bind(frames)?;

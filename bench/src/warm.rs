@@ -24,7 +24,9 @@ struct Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         // SIGTERM first: nginx's workers outlive a killed master.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
         let _ = self.child.wait();
     }
 }
@@ -35,7 +37,10 @@ pub(crate) fn run(binary: &Path, pairs: u32, seconds: u32) -> Result<(), String>
             return Err(format!("{program} is missing: apt install nginx-light wrk"));
         }
     }
-    println!("warm: {}; {pairs} alternated pairs of {seconds} s", machine());
+    println!(
+        "warm: {}; {pairs} alternated pairs of {seconds} s",
+        machine()
+    );
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (http, frames) = (dir.path().join("http.sock"), dir.path().join("frames.sock"));
     let me = std::env::current_exe().map_err(|e| e.to_string())?;
@@ -44,12 +49,20 @@ pub(crate) fn run(binary: &Path, pairs: u32, seconds: u32) -> Result<(), String>
         .args([&http, &frames])
         .spawn()
         .map_err(|e| e.to_string())?;
-    let _upstream = Proxy { name: "upstream", child: upstream, url: String::new() };
+    let _upstream = Proxy {
+        name: "upstream",
+        child: upstream,
+        url: String::new(),
+    };
     let controller = dir.path().join("controller.sock");
     let serve = (controller.clone(), frames);
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(routes::serve(&serve.0, &serve.1))
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime
+            .expect("a runtime")
+            .block_on(routes::serve(&serve.0, &serve.1))
     });
     for threads in [1, 2] {
         let ours = start_gateway(binary, dir.path(), &controller, threads)?;
@@ -98,7 +111,13 @@ fn compare(
         );
     }
     let ratio = |pick: fn(&Run) -> f64| {
-        Median::of(&mine.iter().zip(&theirs).map(|(a, b)| pick(a) / pick(b)).collect::<Vec<_>>())
+        Median::of(
+            &mine
+                .iter()
+                .zip(&theirs)
+                .map(|(a, b)| pick(a) / pick(b))
+                .collect::<Vec<_>>(),
+        )
     };
     println!(
         "  ratio    req/s {}, p50 {}, p99 {}, cpu {}",
@@ -110,22 +129,39 @@ fn compare(
     Ok(())
 }
 
-fn start_gateway(binary: &Path, dir: &Path, controller: &Path, threads: u32) -> Result<Proxy, String> {
+fn start_gateway(
+    binary: &Path,
+    dir: &Path,
+    controller: &Path,
+    threads: u32,
+) -> Result<Proxy, String> {
     let data = dir.join(format!("gateway-{threads}"));
     let child = Command::new(binary)
         .arg("gateway")
         .arg(format!("--data={}", data.display()))
         .arg(format!("--controllers=unix:{}", controller.display()))
-        .args(["--invoke=127.0.0.1:0", "--api=127.0.0.1:0", "--admin=127.0.0.1:0", "--log=error"])
+        .args([
+            "--invoke=127.0.0.1:0",
+            "--api=127.0.0.1:0",
+            "--admin=127.0.0.1:0",
+            "--log=error",
+        ])
         .arg(format!("--gateway-threads={threads}"))
         .stdout(Stdio::null())
         .spawn()
         .map_err(|error| format!("{}: {error}", binary.display()))?;
-    let mut proxy = Proxy { name: "coracle", child, url: String::new() };
+    let mut proxy = Proxy {
+        name: "coracle",
+        child,
+        url: String::new(),
+    };
     let file = data.join("server.json");
     proxy.url = wait_for("the gateway", || {
         let value: serde_json::Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
-        Some(format!("{}/fn/default/default/bench", value["invoke"].as_str()?))
+        Some(format!(
+            "{}/fn/default/default/bench",
+            value["invoke"].as_str()?
+        ))
     })?;
     wait_for("the route", || answers(&proxy.url))?;
     Ok(proxy)
@@ -159,7 +195,11 @@ fn start_nginx(dir: &Path, upstream: &Path, workers: u32) -> Result<Proxy, Strin
         .spawn()
         .map_err(|error| format!("nginx: {error}"))?;
     let url = format!("http://127.0.0.1:{port}/fn/default/default/bench");
-    let proxy = Proxy { name: "nginx", child, url };
+    let proxy = Proxy {
+        name: "nginx",
+        child,
+        url,
+    };
     wait_for("nginx", || answers(&proxy.url))?;
     Ok(proxy)
 }

@@ -28,7 +28,10 @@ pub(crate) fn run(url: &str, connections: u32, seconds: u32, pid: u32) -> Result
     let used = cpu() - before;
     let text = String::from_utf8_lossy(&output.stdout);
     let find = |prefix: &str| {
-        text.lines().map(str::trim).find_map(|l| l.strip_prefix(prefix)).map(str::trim)
+        text.lines()
+            .map(str::trim)
+            .find_map(|l| l.strip_prefix(prefix))
+            .map(str::trim)
     };
     let per_second = find("Requests/sec:").and_then(|n| n.parse::<f64>().ok());
     let (Some(per_second), Some(p50), Some(p99)) = (per_second, find("50%"), find("99%")) else {
@@ -63,5 +66,8 @@ fn micros(text: &str) -> Result<f64, String> {
         "s" => 1e6,
         other => return Err(format!("wrk's unit {other:?} in {text:?}")),
     };
-    digits.parse::<f64>().map(|n| n * unit).map_err(|error| format!("{text:?}: {error}"))
+    digits
+        .parse::<f64>()
+        .map(|n| n * unit)
+        .map_err(|error| format!("{text:?}: {error}"))
 }

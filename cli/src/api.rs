@@ -25,13 +25,24 @@ pub(crate) struct Target {
     #[arg(long, env = "CORACLE_URL", global = true, value_name = "URL")]
     url: Option<String>,
     /// Token [default: the admin token of a server on this machine]
-    #[arg(long, env = "CORACLE_TOKEN", global = true, value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "CORACLE_TOKEN",
+        global = true,
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     token: Option<String>,
     /// Data directory of a server on this machine
     #[arg(long, env = "CORACLE_DATA", global = true, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Project
-    #[arg(long, env = "CORACLE_PROJECT", global = true, default_value = "default")]
+    #[arg(
+        long,
+        env = "CORACLE_PROJECT",
+        global = true,
+        default_value = "default"
+    )]
     pub(crate) project: String,
     /// Print every HTTP exchange to standard error
     #[arg(long, global = true)]
@@ -55,15 +66,19 @@ impl Target {
         };
         let base = match &self.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => data::read_server_file(&data).map(|server| server.api).ok_or_else(|| {
-                CliError::Unreachable(format!(
-                    "no server has run in {}; start one with `coracle up`, or set CORACLE_URL",
-                    data.display()
-                ))
-            })?,
+            None => data::read_server_file(&data)
+                .map(|server| server.api)
+                .ok_or_else(|| {
+                    CliError::Unreachable(format!(
+                        "no server has run in {}; start one with `coracle up`, or set CORACLE_URL",
+                        data.display()
+                    ))
+                })?,
         };
         if !base.starts_with("http://") {
-            return Err(CliError::Usage(format!("CORACLE_URL: {base:?} must start with http://")));
+            return Err(CliError::Usage(format!(
+                "CORACLE_URL: {base:?} must start with http://"
+            )));
         }
         let token = match &self.token {
             Some(token) => token.clone(),
@@ -106,7 +121,9 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, CliError> {
-        let bytes = body.map(|value| Bytes::from(value.to_string())).unwrap_or_default();
+        let bytes = body
+            .map(|value| Bytes::from(value.to_string()))
+            .unwrap_or_default();
         let mut request = Request::builder().method(method);
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -134,14 +151,21 @@ impl Api {
         let request = request
             .uri(uri)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .header(header::USER_AGENT, concat!("coracle/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("coracle/", env!("CARGO_PKG_VERSION")),
+            )
             .body(Full::new(body))
             .map_err(|error| CliError::Usage(format!("not a valid request: {error}")))?;
         if self.debug {
             eprintln!("> {} {}", request.method(), request.uri());
         }
         let response = self.client.request(request).await.map_err(|error| {
-            CliError::Unreachable(format!("no server answers at {}: {}", self.base, chain(&error)))
+            CliError::Unreachable(format!(
+                "no server answers at {}: {}",
+                self.base,
+                chain(&error)
+            ))
         })?;
         if self.debug {
             eprintln!("< {}", response.status());
@@ -174,7 +198,10 @@ pub(crate) async fn refuse_errors(
         .or_else(|| text("title"))
         .map_or_else(|| format!("the server answered {status}"), str::to_owned);
     if let Some(field) = text("field") {
-        message = format!("{field}: {}", message.trim_start_matches(&format!("{field}: ")));
+        message = format!(
+            "{field}: {}",
+            message.trim_start_matches(&format!("{field}: "))
+        );
     }
     if let Some(id) = text("request_id") {
         message.push_str(&format!(" (request {id})"));

@@ -35,6 +35,7 @@ pub(crate) struct Identity {
 pub(crate) struct ServerFile {
     pub(crate) api: String,
     pub(crate) invoke: String,
+    pub(crate) admin: String,
     pub(crate) pid: u32,
 }
 
@@ -78,7 +79,11 @@ impl DataDir {
             }
             Err(error) => return Err(fail("cannot read", error)),
         };
-        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            _lock: lock,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -137,8 +142,12 @@ pub(crate) fn read_token(data: &Path) -> io::Result<String> {
 /// Write, fsync, rename, fsync the directory.
 fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -165,9 +174,15 @@ mod tests {
         let (token, shown) = first.admin_token(Timestamp(1)).unwrap();
         let shown = shown.expect("shown once");
         assert!(token.hash.matches(shown.split_once('$').unwrap().1));
-        let mode = fs::metadata(dir.path().join(TOKEN_FILE)).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join(TOKEN_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(DataDir::open(dir.path(), None), Err(CliError::Failed(_))));
+        assert!(matches!(
+            DataDir::open(dir.path(), None),
+            Err(CliError::Failed(_))
+        ));
         let id = first.identity().cluster_id.clone();
         drop(first);
         let second = DataDir::open(dir.path(), Some("ffffffff".into())).unwrap();

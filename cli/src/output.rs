@@ -33,19 +33,36 @@ impl Output {
 
     /// Prints the `items` of a list answer.
     pub(crate) fn list(self, answer: &Value, columns: &[Column]) -> Result<(), CliError> {
-        let items = answer.get("items").cloned().unwrap_or_else(|| answer.clone());
+        let items = answer
+            .get("items")
+            .cloned()
+            .unwrap_or_else(|| answer.clone());
         self.print(&items, |items| {
-            print!("{}", table(items.as_array().map_or(&[][..], Vec::as_slice), columns));
+            print!(
+                "{}",
+                table(items.as_array().map_or(&[][..], Vec::as_slice), columns)
+            );
         })
     }
 }
 
 pub(crate) fn table(rows: &[Value], columns: &[Column]) -> String {
-    let mut lines: Vec<Vec<String>> =
-        vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()));
+    let mut lines: Vec<Vec<String>> = vec![
+        columns
+            .iter()
+            .map(|(heading, _)| (*heading).to_owned())
+            .collect(),
+    ];
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()),
+    );
     let width = |column: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or_default()
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let mut text = String::new();
@@ -76,9 +93,14 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_missing_values_show() {
-        let rows =
-            [serde_json::json!({"name": "a", "n": 10}), serde_json::json!({"name": "longer"})];
+        let rows = [
+            serde_json::json!({"name": "a", "n": 10}),
+            serde_json::json!({"name": "longer"}),
+        ];
         let columns: [Column; 2] = [("NAME", |v| text(v, "/name")), ("N", |v| text(v, "/n"))];
-        assert_eq!(table(&rows, &columns), "NAME     N\na        10\nlonger   -\n");
+        assert_eq!(
+            table(&rows, &columns),
+            "NAME     N\na        10\nlonger   -\n"
+        );
     }
 }

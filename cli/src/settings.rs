@@ -71,7 +71,12 @@ pub(crate) struct RawSettings {
     #[arg(long, env = "CORACLE_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
     /// A label of this node, `key=value`; may be repeated
-    #[arg(long = "label", env = "CORACLE_LABELS", value_name = "K=V", value_delimiter = ',')]
+    #[arg(
+        long = "label",
+        env = "CORACLE_LABELS",
+        value_name = "K=V",
+        value_delimiter = ','
+    )]
     #[serde(rename = "labels")]
     pub(crate) labels: Option<Vec<String>>,
     /// containerd's socket [default: the machine's if it answers, else a private containerd]
@@ -81,6 +86,17 @@ pub(crate) struct RawSettings {
     /// [default: recipe]
     #[arg(long, env = "CORACLE_IMAGE_ROUTE", value_name = "ROUTE")]
     pub(crate) image_route: Option<String>,
+    /// Directory of runtime images [default: images in the data directory]
+    #[arg(long, env = "CORACLE_IMAGES", value_name = "DIR")]
+    pub(crate) images: Option<PathBuf>,
+    /// Network in CIDR notation that functions may reach although it is private; may be repeated
+    #[arg(
+        long,
+        env = "CORACLE_EGRESS_ALLOW",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub(crate) egress_allow: Option<Vec<String>>,
     /// Seconds that a stopping server waits for running requests [default: 30]
     #[arg(long, env = "CORACLE_GRACE", value_name = "SECONDS")]
     pub(crate) grace: Option<u32>,
@@ -94,7 +110,12 @@ pub(crate) struct RawSettings {
     #[arg(long, env = "CORACLE_LISTEN", value_name = "ADDR")]
     pub(crate) listen: Option<String>,
     /// Controllers to dial, separated by commas (agent and gateway only)
-    #[arg(long, env = "CORACLE_CONTROLLERS", value_name = "ADDR", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "CORACLE_CONTROLLERS",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
     pub(crate) controllers: Option<Vec<String>>,
 }
 
@@ -107,7 +128,9 @@ macro_rules! or_else {
 impl RawSettings {
     /// These settings with the config file underneath.
     fn over_file(self) -> Result<Self, String> {
-        let Some(path) = self.config.clone() else { return Ok(self) };
+        let Some(path) = self.config.clone() else {
+            return Ok(self);
+        };
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("config file {}: {error}", path.display()))?;
         let file: Self = toml::from_str(&text)
@@ -133,6 +156,8 @@ impl RawSettings {
             labels,
             containerd,
             image_route,
+            images,
+            egress_allow,
             grace,
             log,
             log_format,
@@ -179,6 +204,8 @@ pub(crate) struct Settings {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) containerd: Option<PathBuf>,
     pub(crate) image_route: ImageRoute,
+    pub(crate) images: PathBuf,
+    pub(crate) egress_allow: Vec<String>,
     pub(crate) grace: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
@@ -207,7 +234,9 @@ impl Settings {
                 }
                 Ok(address) => Some(address),
                 Err(_) => {
-                    errors.push(format!("{name}: {text:?} is not an address such as {default}"));
+                    errors.push(format!(
+                        "{name}: {text:?} is not an address such as {default}"
+                    ));
                     None
                 }
             }
@@ -231,7 +260,9 @@ impl Settings {
             None | Some("recipe") => ImageRoute::Recipe,
             Some("host-packages") => ImageRoute::HostPackages,
             Some(other) => {
-                errors.push(format!("image-route: {other:?} is not recipe or host-packages"));
+                errors.push(format!(
+                    "image-route: {other:?} is not recipe or host-packages"
+                ));
                 ImageRoute::Recipe
             }
         };
@@ -244,13 +275,19 @@ impl Settings {
                 LogFormat::Auto
             }
         };
-        let public_url = raw.public_url.map(|url| url.trim_end_matches('/').to_owned());
+        let public_url = raw
+            .public_url
+            .map(|url| url.trim_end_matches('/').to_owned());
         if let Some(url) = &public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
-            errors.push(format!("public-url: {url:?} must start with http:// or https://"));
+            errors.push(format!(
+                "public-url: {url:?} must start with http:// or https://"
+            ));
         }
-        let base_domain = raw.base_domain.map(|d| d.trim_matches('.').to_ascii_lowercase());
+        let base_domain = raw
+            .base_domain
+            .map(|d| d.trim_matches('.').to_ascii_lowercase());
         if let Some(domain) = &base_domain {
             let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
             if domain.is_empty() || !domain.bytes().all(ok) {
@@ -268,7 +305,10 @@ impl Settings {
                 None
             }
         };
-        let listen = raw.listen.as_deref().and_then(|text| address("listen", text));
+        let listen = raw
+            .listen
+            .as_deref()
+            .and_then(|text| address("listen", text));
         let controllers = raw
             .controllers
             .unwrap_or_default()
@@ -282,7 +322,22 @@ impl Settings {
                 PathBuf::new()
             }
         };
+        let images = raw.images.map_or_else(
+            || data.join("images"),
+            |dir| std::path::absolute(&dir).unwrap_or(dir),
+        );
+        let egress_allow = raw.egress_allow.unwrap_or_default();
+        for network in egress_allow
+            .iter()
+            .filter(|network| !is_ipv4_network(network))
+        {
+            errors.push(format!(
+                "egress-allow: {network:?} is not of the form 10.0.0.0/8"
+            ));
+        }
         Some(Self {
+            images,
+            egress_allow,
             data,
             invoke: invoke?,
             api: api?,
@@ -309,12 +364,22 @@ impl Settings {
     }
 }
 
+fn is_ipv4_network(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(address, bits)| {
+        address.parse::<std::net::Ipv4Addr>().is_ok()
+            && bits.parse::<u8>().is_ok_and(|bits| bits <= 32)
+    })
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// `/var/lib/coracle` for root; otherwise under the XDG state directory.
@@ -322,7 +387,9 @@ pub(crate) fn default_data() -> Result<PathBuf, String> {
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/coracle".into());
     }
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let state = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute());
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
     state
         .or(home)
@@ -344,9 +411,14 @@ mod tests {
             public_url: Some("ftp://x".into()),
             ..RawSettings::default()
         };
-        let CliError::Usage(text) = raw.check().unwrap_err() else { panic!("not a usage error") };
+        let CliError::Usage(text) = raw.check().unwrap_err() else {
+            panic!("not a usage error")
+        };
         for field in ["invoke", "admin", "image-route", "label", "public-url"] {
-            assert!(text.lines().any(|line| line.starts_with(field)), "{field} in {text}");
+            assert!(
+                text.lines().any(|line| line.starts_with(field)),
+                "{field} in {text}"
+            );
         }
     }
 

@@ -8,7 +8,10 @@ use crate::{error::Invalid, limits};
 
 /// Sorted by name, so that the same variables always give the same bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+#[serde(
+    try_from = "BTreeMap<String, String>",
+    into = "BTreeMap<String, String>"
+)]
 pub struct Env(BTreeMap<String, String>);
 
 impl Env {
@@ -73,10 +76,16 @@ fn check_key(key: &str) -> Result<(), Invalid> {
     if chars == 0 || chars > limits::ENV_KEY_MAX_CHARS {
         return Err(Invalid::new(
             format!("env.{shown}"),
-            format_args!("name must be 1 to {} characters, has {chars}", limits::ENV_KEY_MAX_CHARS),
+            format_args!(
+                "name must be 1 to {} characters, has {chars}",
+                limits::ENV_KEY_MAX_CHARS
+            ),
         ));
     }
-    let starts = key.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let starts = key
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     if !starts || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Err(Invalid::new(
             format!("env.{shown}"),
@@ -111,9 +120,13 @@ mod tests {
     fn names_and_values_are_bounded() {
         assert!(env("A_1", &"x".repeat(255)).is_ok());
         assert!(env(&"A".repeat(255), "").is_ok());
-        for (key, value) in
-            [("", ""), ("1A", ""), ("A-B", ""), ("A", &*"x".repeat(256)), (&*"A".repeat(256), "")]
-        {
+        for (key, value) in [
+            ("", ""),
+            ("1A", ""),
+            ("A-B", ""),
+            ("A", &*"x".repeat(256)),
+            (&*"A".repeat(256), ""),
+        ] {
             assert!(env(key, value).is_err(), "{key}={value}");
         }
     }

@@ -14,13 +14,19 @@ pub struct Invalid {
 
 impl Invalid {
     pub fn new(field: impl Into<String>, reason: impl fmt::Display) -> Self {
-        Self { field: field.into(), reason: reason.to_string() }
+        Self {
+            field: field.into(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The same error under the name that the caller's API gives to the field.
     #[must_use]
     pub fn at(self, field: impl Into<String>) -> Self {
-        Self { field: field.into(), ..self }
+        Self {
+            field: field.into(),
+            ..self
+        }
     }
 }
 

@@ -60,7 +60,10 @@ impl Handler {
         if chars == 0 || chars > limits::HANDLER_MAX_CHARS {
             return Err(Invalid::new(
                 "handler",
-                format_args!("must be 1 to {} characters, has {chars}", limits::HANDLER_MAX_CHARS),
+                format_args!(
+                    "must be 1 to {} characters, has {chars}",
+                    limits::HANDLER_MAX_CHARS
+                ),
             ));
         }
         let ok = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '.' | '/' | '-' | ':');
@@ -130,8 +133,12 @@ pub enum Stage {
     Deploying,
     /// Proved. It serves, or served before a newer one did.
     Running,
-    BuildFailed { reason: String },
-    DeployFailed { reason: String },
+    BuildFailed {
+        reason: String,
+    },
+    DeployFailed {
+        reason: String,
+    },
     /// Superseded before it was proved.
     Abandoned,
 }

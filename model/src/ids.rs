@@ -87,6 +87,9 @@ impl FromStr for RevisionId {
     fn from_str(s: &str) -> Result<Self, Invalid> {
         let bad = || Invalid::new("revision", "must be a function id, a dot and a number");
         let (function, number) = s.rsplit_once('.').ok_or_else(bad)?;
-        Ok(Self { function: function.parse()?, number: number.parse().map_err(|_| bad())? })
+        Ok(Self {
+            function: function.parse()?,
+            number: number.parse().map_err(|_| bad())?,
+        })
     }
 }

@@ -60,16 +60,28 @@ pub enum ExitReason {
     /// A request ran past its deadline and the instance was killed for it.
     TimedOut,
     /// The kernel killed it for memory.
-    OutOfMemory { limit_mib: u32 },
+    OutOfMemory {
+        limit_mib: u32,
+    },
     /// The process ended by itself.
-    Exited { code: i32 },
-    Signaled { signal: i32 },
+    Exited {
+        code: i32,
+    },
+    Signaled {
+        signal: i32,
+    },
     /// The user's code could not be loaded (import error, missing handler).
-    InitFailed { message: String },
+    InitFailed {
+        message: String,
+    },
     /// It did not become ready in time.
-    InitTimedOut { seconds: u32 },
+    InitTimedOut {
+        seconds: u32,
+    },
     /// Ours: the container could not be made.
-    LaunchFailed { message: String },
+    LaunchFailed {
+        message: String,
+    },
     /// The agent found it gone and cannot tell why.
     Lost,
 }
@@ -87,7 +99,10 @@ impl fmt::Display for ExitReason {
             Self::Stopped => f.write_str("stopped by the scheduler"),
             Self::TimedOut => f.write_str("killed: a request ran past the function's timeout"),
             Self::OutOfMemory { limit_mib } => {
-                write!(f, "killed by the kernel: out of memory (limit {limit_mib} MiB)")
+                write!(
+                    f,
+                    "killed by the kernel: out of memory (limit {limit_mib} MiB)"
+                )
             }
             Self::Exited { code } => write!(f, "the process exited with code {code}"),
             Self::Signaled { signal } => write!(f, "the process was ended by signal {signal}"),

@@ -30,15 +30,15 @@ pub use function::{
     BuildOutput, Convention, Function, Handler, Network, Revision, RevisionSettings, Source, Stage,
 };
 pub use ids::{
-    ActivationId, BuildId, FunctionId, InstanceId, KeyId, NamespaceId, NodeId, ProjectId, RequestId, RevisionId,
-    TaskId, TokenId, WriteId,
+    ActivationId, BuildId, FunctionId, InstanceId, KeyId, NamespaceId, NodeId, ProjectId,
+    RequestId, RevisionId, TaskId, TokenId, WriteId,
 };
 pub use instance::{ExitReason, InstanceSpec, InstanceState, Stamp};
 pub use key::{FunctionKey, FunctionRef, SecretHash, Token, TokenRole};
 pub use name::{FunctionName, KeyName, NamespaceName, ProjectName, RuntimeName};
 pub use namespace::{Namespace, Project};
 pub use operation::Operation;
-pub use query::{LogLine, LogLineRef, LogStream};
 pub use quantity::{Concurrency, Memory, MilliCpu, ScaleBounds, Timeout};
+pub use query::{LogLine, LogLineRef, LogStream};
 pub use task::{Task, TaskState};
 pub use time::Timestamp;

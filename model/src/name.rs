@@ -133,7 +133,17 @@ mod tests {
         for good in ["a", "ab", "a-b", "hello-2", &"a".repeat(63)] {
             assert!(good.parse::<FunctionName>().is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", "A", "1a", "a_b", "a.b", "ä", &"a".repeat(64)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "1a",
+            "a_b",
+            "a.b",
+            "ä",
+            &"a".repeat(64),
+        ] {
             let error = bad.parse::<FunctionName>().expect_err(bad);
             assert_eq!(error.field, "name");
         }

@@ -5,29 +5,48 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Env, FunctionId, FunctionRef, KeyId, KeyName, NamespaceId, NamespaceName,
-    ProjectId, ProjectName, RevisionSettings, ScaleBounds, SecretHash, TaskId, Timestamp, TokenId,
-    TokenRole,
+    Env, FunctionId, FunctionRef, KeyId, KeyName, NamespaceId, NamespaceName, ProjectId,
+    ProjectName, RevisionSettings, ScaleBounds, SecretHash, TaskId, Timestamp, TokenId, TokenRole,
 };
 
 /// Fresh ids and digests are made by the proposer; applying draws none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    CreateProject { name: ProjectName },
-    DeleteProject { project: ProjectId },
+    CreateProject {
+        name: ProjectName,
+    },
+    DeleteProject {
+        project: ProjectId,
+    },
     CreateNamespace(CreateNamespace),
     UpdateNamespace(UpdateNamespace),
     /// Refused while it holds functions.
-    DeleteNamespace { project: ProjectId, name: NamespaceName, task: Option<TaskId> },
+    DeleteNamespace {
+        project: ProjectId,
+        name: NamespaceName,
+        task: Option<TaskId>,
+    },
     CreateFunction(Box<CreateFunction>),
     UpdateFunction(Box<UpdateFunction>),
-    DeleteFunction { project: ProjectId, function: FunctionRef, task: Option<TaskId> },
+    DeleteFunction {
+        project: ProjectId,
+        function: FunctionRef,
+        task: Option<TaskId>,
+    },
     CreateKey(CreateKey),
     UpdateKey(UpdateKey),
-    DeleteKey { project: ProjectId, name: KeyName },
+    DeleteKey {
+        project: ProjectId,
+        name: KeyName,
+    },
     CreateToken(CreateToken),
-    DeleteToken { id: TokenId },
-    AcknowledgeTask { project: ProjectId, id: TaskId },
+    DeleteToken {
+        id: TokenId,
+    },
+    AcknowledgeTask {
+        project: ProjectId,
+        id: TaskId,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

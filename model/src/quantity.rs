@@ -70,7 +70,10 @@ impl Timeout {
         if !(1..=limits::TIMEOUT_MAX_SECS).contains(&secs) {
             return Err(Invalid::new(
                 "timeout",
-                format_args!("must be 1 to {} seconds, is {secs}", limits::TIMEOUT_MAX_SECS),
+                format_args!(
+                    "must be 1 to {} seconds, is {secs}",
+                    limits::TIMEOUT_MAX_SECS
+                ),
             ));
         }
         Ok(Self(secs))
@@ -183,7 +186,10 @@ impl TryFrom<RawScaleBounds> for ScaleBounds {
 
 impl From<ScaleBounds> for RawScaleBounds {
     fn from(value: ScaleBounds) -> Self {
-        Self { min: value.min, max: value.max }
+        Self {
+            min: value.min,
+            max: value.max,
+        }
     }
 }
 
@@ -199,10 +205,16 @@ mod tests {
 
     #[test]
     fn bounds_name_the_field_that_broke() {
-        assert_eq!(ScaleBounds::new(0, 50).map(|b| b.to_string()), Ok("0..50".into()));
-        for (min, max, field) in
-            [(51, 50, "scale.min"), (0, 0, "scale.max"), (0, 51, "scale.max"), (3, 2, "scale.min")]
-        {
+        assert_eq!(
+            ScaleBounds::new(0, 50).map(|b| b.to_string()),
+            Ok("0..50".into())
+        );
+        for (min, max, field) in [
+            (51, 50, "scale.min"),
+            (0, 0, "scale.max"),
+            (0, 51, "scale.max"),
+            (3, 2, "scale.min"),
+        ] {
             let error = ScaleBounds::new(min, max).expect_err("out of bounds");
             assert_eq!(error.field, field, "{min}..{max}");
         }

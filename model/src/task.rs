@@ -24,8 +24,14 @@ impl TaskState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskSubject {
-    Namespace { name: String },
-    Function { namespace: String, name: String, id: String },
+    Namespace {
+        name: String,
+    },
+    Function {
+        namespace: String,
+        name: String,
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,7 +42,9 @@ impl Timestamp {
     pub fn parse_rfc3339(field: &str, s: &str) -> Result<Self, Invalid> {
         let bad = || Invalid::new(field, "must be a time such as 2026-11-22T10:00:00Z");
         let t = OffsetDateTime::parse(s, &Rfc3339).map_err(|_| bad())?;
-        u64::try_from(t.unix_timestamp_nanos() / 1_000_000).map(Self).map_err(|_| bad())
+        u64::try_from(t.unix_timestamp_nanos() / 1_000_000)
+            .map(Self)
+            .map_err(|_| bad())
     }
 }
 

@@ -25,8 +25,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("coracle-driver", &["coracle-model"]),
-    ("coracle-builder", &["coracle-driver", "coracle-model", "coracle-runtimes"]),
-    ("coracle-containerd", &["coracle-base", "coracle-driver", "coracle-init", "coracle-model"]),
+    (
+        "coracle-builder",
+        &["coracle-driver", "coracle-model", "coracle-runtimes"],
+    ),
+    (
+        "coracle-containerd",
+        &[
+            "coracle-base",
+            "coracle-driver",
+            "coracle-init",
+            "coracle-model",
+        ],
+    ),
     (
         "coracle-agent",
         &[
@@ -42,14 +53,31 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("coracle-facades", &["coracle-model", "coracle-runtimes"]),
     (
         "coracle-gateway",
-        &["coracle-base", "coracle-facades", "coracle-model", "coracle-proto", "coracle-runtimes"],
+        &[
+            "coracle-base",
+            "coracle-facades",
+            "coracle-model",
+            "coracle-proto",
+            "coracle-runtimes",
+        ],
     ),
 ];
 
 /// Pure crates: decisions as functions of values. These must never appear below them.
-const PURE: &[&str] =
-    &["coracle-model", "coracle-state", "coracle-planner", "coracle-runtimes"];
-const IMPURE: &[&str] = &["tokio", "hyper", "axum", "sled", "raft", "containerd-client"];
+const PURE: &[&str] = &[
+    "coracle-model",
+    "coracle-state",
+    "coracle-planner",
+    "coracle-runtimes",
+];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "hyper",
+    "axum",
+    "sled",
+    "raft",
+    "containerd-client",
+];
 
 /// Foreign vocabularies and their one owner.
 const OWNERS: &[(&str, &str)] = &[
@@ -62,7 +90,10 @@ const OWNERS: &[(&str, &str)] = &[
 pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {
     let mut wrong = Vec::new();
     for package in metadata.members() {
-        let allowed = ALLOWED.iter().find(|(name, _)| *name == package.name).map(|(_, deps)| deps);
+        let allowed = ALLOWED
+            .iter()
+            .find(|(name, _)| *name == package.name)
+            .map(|(_, deps)| deps);
         for dependency in &package.dependencies {
             if dependency.kind.as_deref() == Some("dev") {
                 continue;
@@ -75,12 +106,18 @@ pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {
                 wrong.push(format!("{} must not depend on {name}", package.name));
             }
             if PURE.contains(&package.name.as_str()) && IMPURE.contains(&name) {
-                wrong.push(format!("{} is pure and must not depend on {name}", package.name));
+                wrong.push(format!(
+                    "{} is pure and must not depend on {name}",
+                    package.name
+                ));
             }
             if let Some((_, owner)) = OWNERS.iter().find(|(foreign, _)| *foreign == name)
                 && *owner != package.name
             {
-                wrong.push(format!("only {owner} may name {name}, not {}", package.name));
+                wrong.push(format!(
+                    "only {owner} may name {name}, not {}",
+                    package.name
+                ));
             }
         }
     }
@@ -90,5 +127,9 @@ pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {
                 .contains(&p.name.as_str())
     });
     wrong.extend(unlisted.map(|p| format!("{} is not in the list of layers", p.name)));
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n"))
+    }
 }

@@ -30,19 +30,32 @@ pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {
             Some(expression) => wrong.push(format!("{}: licence {expression}", package.name)),
             None => wrong.push(format!("{}: no licence named", package.name)),
         }
-        if !package.source.as_deref().is_some_and(|s| s.starts_with("registry+")) {
+        if !package
+            .source
+            .as_deref()
+            .is_some_and(|s| s.starts_with("registry+"))
+        {
             wrong.push(format!("{}: not from a registry", package.name));
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n"))
+    }
 }
 
 /// An SPDX expression: every part joined by AND needs one permissive choice among its ORs.
 /// Crates still write `/` for OR. Parentheses only group ORs in practice.
 fn is_permissive(expression: &str) -> bool {
-    expression.replace(['(', ')'], "").split(" AND ").all(|part| {
-        part.replace('/', " OR ").split(" OR ").any(|choice| PERMISSIVE.contains(&choice.trim()))
-    })
+    expression
+        .replace(['(', ')'], "")
+        .split(" AND ")
+        .all(|part| {
+            part.replace('/', " OR ")
+                .split(" OR ")
+                .any(|choice| PERMISSIVE.contains(&choice.trim()))
+        })
 }
 
 #[cfg(test)]

@@ -33,7 +33,14 @@ fn ci() -> Outcome {
     layers::check(&metadata)?;
     licences::check(&metadata)?;
     cargo(&["fmt", "--all", "--", "--check"])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])
 }
 
 fn cargo(args: &[&str]) -> Outcome {
@@ -42,5 +49,9 @@ fn cargo(args: &[&str]) -> Outcome {
         .args(args)
         .status()
         .map_err(|error| format!("cannot run cargo: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", args.join(" "))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("cargo {} failed", args.join(" ")))
+    }
 }

@@ -20,7 +20,13 @@ pub(crate) struct FunctionCommand {
     #[command(flatten)]
     target: Target,
     /// Namespace
-    #[arg(short, long, env = "CORACLE_NAMESPACE", global = true, default_value = "default")]
+    #[arg(
+        short,
+        long,
+        env = "CORACLE_NAMESPACE",
+        global = true,
+        default_value = "default"
+    )]
     namespace: String,
     #[command(subcommand)]
     verb: Verb,
@@ -72,7 +78,9 @@ impl FunctionCommand {
                 } else {
                     format!("namespaces/{namespace}/functions")
                 };
-                let answer = api.get(&api.in_project(&format!("{path}?order_by=name.asc"))).await?;
+                let answer = api
+                    .get(&api.in_project(&format!("{path}?order_by=name.asc")))
+                    .await?;
                 output.list(
                     &answer,
                     &[
@@ -89,7 +97,9 @@ impl FunctionCommand {
                 )
             }
             Verb::Get { name, output } => {
-                let value = api.get(&api.in_project(&function_path(&namespace, &name))).await?;
+                let value = api
+                    .get(&api.in_project(&function_path(&namespace, &name)))
+                    .await?;
                 output.print(&value, |v| println!("{v:#}"))
             }
             Verb::Describe(describe) => describe.run(&api, &namespace).await,

@@ -75,14 +75,26 @@ impl KeyCommand {
     pub(crate) async fn run(self) -> Result<(), CliError> {
         let api = self.target.connect()?;
         match self.verb {
-            Verb::Create { cloud: Some(cloud), expires, output, .. } => {
-                create_credentials(&api, cloud, expires, output).await
-            }
-            Verb::Create { name, functions, expires, output, .. } => {
+            Verb::Create {
+                cloud: Some(cloud),
+                expires,
+                output,
+                ..
+            } => create_credentials(&api, cloud, expires, output).await,
+            Verb::Create {
+                name,
+                functions,
+                expires,
+                output,
+                ..
+            } => {
                 let name = name.unwrap_or_default();
                 create_function_key(&api, &name, &functions, expires, output).await
             }
-            Verb::Ls { tokens: true, output } => {
+            Verb::Ls {
+                tokens: true,
+                output,
+            } => {
                 let answer = api.get("/api/v1/tokens").await?;
                 output.list(
                     &answer,
@@ -127,7 +139,11 @@ fn functions_cell(key: &Value) -> String {
         .flatten()
         .map(|f| format!("{}/{}", text(f, "/namespace"), text(f, "/name")))
         .collect();
-    if shown.is_empty() { "-".to_owned() } else { shown.join(" ") }
+    if shown.is_empty() {
+        "-".to_owned()
+    } else {
+        shown.join(" ")
+    }
 }
 
 async fn create_function_key(
@@ -145,10 +161,15 @@ async fn create_function_key(
         })
         .collect();
     let body = json!({"name": name, "functions": functions, "expires_at": expires});
-    let key = api.json(Method::POST, &api.in_project("keys"), Some(&body)).await?;
+    let key = api
+        .json(Method::POST, &api.in_project("keys"), Some(&body))
+        .await?;
     match output {
         KeyOutput::Plain => println!("{}", text(&key, "/secret")),
-        KeyOutput::Env => println!("export CORACLE_FUNCTION_KEY={}", quote(&text(&key, "/secret"))),
+        KeyOutput::Env => println!(
+            "export CORACLE_FUNCTION_KEY={}",
+            quote(&text(&key, "/secret"))
+        ),
         KeyOutput::Json => println!("{key:#}"),
     }
     eprintln!("key {name} created; its secret is shown this once. Send it as X-API-Key.");
@@ -161,7 +182,9 @@ async fn create_credentials(
     expires: Option<String>,
     output: KeyOutput,
 ) -> Result<(), CliError> {
-    let project = api.get(&format!("/api/v1/projects?search={}", api.project)).await?;
+    let project = api
+        .get(&format!("/api/v1/projects?search={}", api.project))
+        .await?;
     let id = project
         .pointer("/items")
         .and_then(Value::as_array)
@@ -174,7 +197,9 @@ async fn create_credentials(
     let body = json!({
         "description": "gcore clients", "project": api.project, "expires_at": expires,
     });
-    let token = api.json(Method::POST, "/api/v1/tokens", Some(&body)).await?;
+    let token = api
+        .json(Method::POST, "/api/v1/tokens", Some(&body))
+        .await?;
     let secret = text(&token, "/token");
     let variables = gcore_variables(api.base(), &secret, id);
     match output {
@@ -185,8 +210,10 @@ async fn create_credentials(
             }
         }
         KeyOutput::Json => {
-            let map: serde_json::Map<String, Value> =
-                variables.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+            let map: serde_json::Map<String, Value> = variables
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.into()))
+                .collect();
             println!("{:#}", Value::Object(map));
         }
     }

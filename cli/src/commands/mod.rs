@@ -23,7 +23,9 @@ fn parse_env(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
         .iter()
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => Err(CliError::Usage(format!("--env {pair:?} is not of the form KEY=VALUE"))),
+            None => Err(CliError::Usage(format!(
+                "--env {pair:?} is not of the form KEY=VALUE"
+            ))),
         })
         .collect()
 }

@@ -56,16 +56,25 @@ impl NamespaceCommand {
                     ],
                 )
             }
-            Verb::Create { name, description, env } => {
+            Verb::Create {
+                name,
+                description,
+                env,
+            } => {
                 let body =
                     json!({"name": name, "description": description, "env": parse_env(&env)?});
-                api.json(Method::POST, &api.in_project("namespaces"), Some(&body)).await?;
+                api.json(Method::POST, &api.in_project("namespaces"), Some(&body))
+                    .await?;
                 eprintln!("namespace {name} created");
                 Ok(())
             }
             Verb::Rm { name } => {
-                api.json(Method::DELETE, &api.in_project(&format!("namespaces/{name}")), None)
-                    .await?;
+                api.json(
+                    Method::DELETE,
+                    &api.in_project(&format!("namespaces/{name}")),
+                    None,
+                )
+                .await?;
                 eprintln!("namespace {name} removed");
                 Ok(())
             }

@@ -58,5 +58,9 @@ fn stems(node: &Value) -> String {
         .flatten()
         .map(|(runtime, count)| format!("{runtime}:{count}"))
         .collect();
-    if shown.is_empty() { "-".to_owned() } else { shown.join(" ") }
+    if shown.is_empty() {
+        "-".to_owned()
+    } else {
+        shown.join(" ")
+    }
 }

@@ -29,7 +29,11 @@ impl Version {
             "server": server.and_then(|v| v.get("version").cloned()),
         });
         self.output.print(&value, |v| {
-            println!("client  {}\nserver  {}", text(v, "/client"), text(v, "/server"));
+            println!(
+                "client  {}\nserver  {}",
+                text(v, "/client"),
+                text(v, "/server")
+            );
         })
     }
 }

@@ -90,7 +90,8 @@ impl Deploy {
         let stored = if existing.is_some() {
             // The runtime of a function never changes; sending the same one again is fine.
             body.remove("runtime");
-            api.json(Method::PATCH, &path, Some(&Value::Object(body))).await?
+            api.json(Method::PATCH, &path, Some(&Value::Object(body)))
+                .await?
         } else {
             let (namespace, name) = self.name.split_once('/').unwrap_or((namespace, &self.name));
             for (field, flag) in [("code", "--file"), ("runtime", "--runtime")] {
@@ -101,12 +102,16 @@ impl Deploy {
             ensure_namespace(api, namespace).await?;
             body.insert("name".to_owned(), name.into());
             let path = api.in_project(&format!("namespaces/{namespace}/functions"));
-            api.json(Method::POST, &path, Some(&Value::Object(body))).await?
+            api.json(Method::POST, &path, Some(&Value::Object(body)))
+                .await?
         };
         if self.no_wait {
             return Ok(());
         }
-        let revision = stored.pointer("/revision/number").and_then(Value::as_u64).unwrap_or(1);
+        let revision = stored
+            .pointer("/revision/number")
+            .and_then(Value::as_u64)
+            .unwrap_or(1);
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         show_build_log(api, &path, revision, deadline).await?;
         let done = wait_until_final(api, &path, revision, deadline).await?;
@@ -157,7 +162,10 @@ impl Deploy {
 
 async fn ensure_namespace(api: &Api, namespace: &str) -> Result<(), CliError> {
     let body = json!({"name": namespace});
-    match api.json(Method::POST, &api.in_project("namespaces"), Some(&body)).await {
+    match api
+        .json(Method::POST, &api.in_project("namespaces"), Some(&body))
+        .await
+    {
         Ok(_) | Err(CliError::Conflict(_)) => Ok(()),
         Err(error) => Err(error),
     }
@@ -202,7 +210,9 @@ async fn wait_until_final(
     loop {
         let value = api.get(path).await?;
         if value.pointer("/revision/number").and_then(Value::as_u64) != Some(revision) {
-            return Err(CliError::Conflict("superseded by a newer update".to_owned()));
+            return Err(CliError::Conflict(
+                "superseded by a newer update".to_owned(),
+            ));
         }
         let reason = || text(&value, "/revision/reason");
         match text(&value, "/revision/stage").as_str() {
@@ -212,7 +222,9 @@ async fn wait_until_final(
                 return Err(CliError::Failed(format!("deploy failed: {}", reason())));
             }
             "abandoned" => {
-                return Err(CliError::Conflict("superseded by a newer update".to_owned()));
+                return Err(CliError::Conflict(
+                    "superseded by a newer update".to_owned(),
+                ));
             }
             _ if Instant::now() >= deadline => return Err(timed_out()),
             _ => sleep(POLL).await,

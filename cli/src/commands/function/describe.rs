@@ -37,7 +37,10 @@ fn print_human(all: &Value) {
         text(f, "/revision/stage"),
         text(f, "/serving_revision")
     );
-    for (label, pointer) in [("Reason", "/revision/reason"), ("Build", "/revision/message")] {
+    for (label, pointer) in [
+        ("Reason", "/revision/reason"),
+        ("Build", "/revision/message"),
+    ] {
         if text(f, pointer) != "-" {
             println!("{label:10} {}", text(f, pointer));
         }
@@ -50,27 +53,45 @@ fn print_human(all: &Value) {
         text(f, "/scale/max")
     );
     let runtime = &all["runtime"];
-    section(runtime, "instances", "Instances", &[
-        ("ID", |v| text(v, "/id")),
-        ("REVISION", |v| text(v, "/revision")),
-        ("STATE", |v| text(v, "/state")),
-        ("SINCE", |v| text(v, "/since")),
-        ("PLACED", |v| text(v, "/placement")),
-    ]);
-    section(runtime, "exits", "Last exits", &[
-        ("AT", |v| text(v, "/at")),
-        ("REVISION", |v| text(v, "/revision")),
-        ("REASON", |v| text(v, "/reason")),
-        ("NEXT TRY", |v| text(v, "/retry_at")),
-    ]);
-    section(runtime, "decisions", "Scaling", &[
-        ("AT", |v| text(v, "/at")),
-        ("DECISION", |v| text(v, "/reason")),
-    ]);
+    section(
+        runtime,
+        "instances",
+        "Instances",
+        &[
+            ("ID", |v| text(v, "/id")),
+            ("REVISION", |v| text(v, "/revision")),
+            ("STATE", |v| text(v, "/state")),
+            ("SINCE", |v| text(v, "/since")),
+            ("PLACED", |v| text(v, "/placement")),
+        ],
+    );
+    section(
+        runtime,
+        "exits",
+        "Last exits",
+        &[
+            ("AT", |v| text(v, "/at")),
+            ("REVISION", |v| text(v, "/revision")),
+            ("REASON", |v| text(v, "/reason")),
+            ("NEXT TRY", |v| text(v, "/retry_at")),
+        ],
+    );
+    section(
+        runtime,
+        "decisions",
+        "Scaling",
+        &[
+            ("AT", |v| text(v, "/at")),
+            ("DECISION", |v| text(v, "/reason")),
+        ],
+    );
 }
 
 fn section(runtime: &Value, key: &str, heading: &str, columns: &[crate::output::Column]) {
-    let rows = runtime.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let rows = runtime
+        .get(key)
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
     if !rows.is_empty() {
         print!("\n{heading}\n{}", table(rows, columns));
     }

@@ -50,14 +50,20 @@ impl Invoke {
         let mut request = Request::builder().method(method.as_str());
         for header in &self.headers {
             let (name, value) = header.split_once(':').ok_or_else(|| {
-                CliError::Usage(format!("--header {header:?} is not of the form Name: value"))
+                CliError::Usage(format!(
+                    "--header {header:?} is not of the form Name: value"
+                ))
             })?;
             request = request.header(name.trim(), value.trim());
         }
         let path = format!(
             "{}/invoke{}{}",
             api.in_project(&function_path(namespace, &self.name)),
-            if self.path.is_empty() || self.path.starts_with(['/', '?']) { "" } else { "/" },
+            if self.path.is_empty() || self.path.starts_with(['/', '?']) {
+                ""
+            } else {
+                "/"
+            },
             self.path
         );
         let response = api.send(request, &path, body).await?;
@@ -94,7 +100,9 @@ impl Invoke {
         if let Some(data) = &self.data {
             return Ok(Bytes::from(data.clone()));
         }
-        let Some(file) = &self.data_file else { return Ok(Bytes::new()) };
+        let Some(file) = &self.data_file else {
+            return Ok(Bytes::new());
+        };
         if file.as_os_str() != "-" {
             return std::fs::read(file)
                 .map(Bytes::from)

@@ -35,8 +35,11 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) async fn run(self, api: &Api, namespace: &str) -> Result<(), CliError> {
-        let mut path =
-            format!("{}/logs?tail={}", function_path(namespace, &self.name), self.tail);
+        let mut path = format!(
+            "{}/logs?tail={}",
+            function_path(namespace, &self.name),
+            self.tail
+        );
         if let Some(id) = &self.request_id {
             path.push_str(&format!("&request_id={id}"));
         }
@@ -46,12 +49,19 @@ impl Logs {
         let path = api.in_project(&path);
         if !self.follow {
             let answer = api.get(&path).await?;
-            for line in answer.get("lines").and_then(Value::as_array).into_iter().flatten() {
+            for line in answer
+                .get("lines")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
                 self.print(line);
             }
             return Ok(());
         }
-        let request = Request::builder().method(Method::GET).header("accept", "text/event-stream");
+        let request = Request::builder()
+            .method(Method::GET)
+            .header("accept", "text/event-stream");
         let path = format!("{path}&follow=true");
         let response = refuse_errors(api.send(request, &path, Bytes::new()).await?).await?;
         let mut body = response.into_body();
@@ -81,7 +91,9 @@ impl Logs {
             text(line, "/time"),
             instance.get(..8).unwrap_or(&instance),
             text(line, "/stream"),
-            line.get("message").and_then(Value::as_str).unwrap_or_default()
+            line.get("message")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
         );
     }
 }

@@ -1,0 +1,161 @@
+//! The server: each role alone, or all three in one process. The parts are the same either way;
+//! only the addresses between them differ.
+
+mod agent;
+mod controller;
+mod gateway;
+mod signals;
+
+use std::{future::Future, time::Duration};
+
+use coracle_base::{Address, MemoryBus, Shutdown, telemetry};
+use tokio::runtime::Builder;
+
+use crate::{
+    admin::Admin,
+    data::{DataDir, ServerFile},
+    error::CliError,
+    settings::Settings,
+};
+
+/// How long loops may take to end once nothing is left for them to do.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
+    serve(&settings, async |settings: &Settings| {
+        let data = DataDir::open(&settings.data, None)?;
+        let mut admin = Admin::install()?;
+        let bus = MemoryBus::new();
+        let memory = || Address::Memory(bus.clone());
+        let cluster = data.identity().cluster_id.clone();
+        let controller = controller::build(settings, &data, vec![memory()], &mut admin).await?;
+        let agent = agent::build(settings, &data, &cluster, vec![memory()], &mut admin).await?;
+        let gateway = gateway::bind(settings, vec![memory()], &mut admin).await?;
+        let signals = signals::watch()?;
+        let rest = Shutdown::new();
+        let admin_address = admin.serve(settings.admin, &rest).await?;
+        controller.spawn(&rest);
+        agent.spawn(&rest);
+        data.write_server_file(&gateway.server_file(admin_address))?;
+        let fresh_token = controller.bootstrap().await?;
+        announce(&data, &gateway.server_file(admin_address), fresh_token);
+        // Requests that are under way need the agent and the controller until they end.
+        gateway.run(signals).await?;
+        end(rest).await
+    })
+}
+
+pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
+    serve(&settings, async |settings: &Settings| {
+        let listen = settings.listen.clone().ok_or_else(|| {
+            CliError::Usage("listen: a controller needs --listen, unix:/path or host:port".into())
+        })?;
+        let data = DataDir::open(&settings.data, None)?;
+        let mut admin = Admin::install()?;
+        let controller = controller::build(settings, &data, vec![listen], &mut admin).await?;
+        let mut signals = signals::watch()?;
+        let rest = Shutdown::new();
+        admin.serve(settings.admin, &rest).await?;
+        controller.spawn(&rest);
+        if let Some(token) = controller.bootstrap().await? {
+            announce_token(&data, &token);
+        }
+        signals.first().await;
+        end(rest).await
+    })
+}
+
+pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
+    serve(&settings, async |settings: &Settings| {
+        let controllers = controllers(settings)?;
+        let cluster = agent::cluster_id(&controllers).await?;
+        let data = DataDir::open(&settings.data, Some(cluster.clone()))?;
+        if data.identity().cluster_id != cluster {
+            return Err(CliError::Failed(format!(
+                "{} belongs to cluster {}, and the controllers are of cluster {cluster}; choose \
+                 another --data",
+                settings.data.display(),
+                data.identity().cluster_id
+            )));
+        }
+        let mut admin = Admin::install()?;
+        let agent = agent::build(settings, &data, &cluster, controllers, &mut admin).await?;
+        let mut signals = signals::watch()?;
+        let rest = Shutdown::new();
+        admin.serve(settings.admin, &rest).await?;
+        agent.spawn(&rest);
+        signals.first().await;
+        end(rest).await
+    })
+}
+
+pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
+    serve(&settings, async |settings: &Settings| {
+        let data = DataDir::open(&settings.data, None)?;
+        let mut admin = Admin::install()?;
+        let gateway = gateway::bind(settings, controllers(settings)?, &mut admin).await?;
+        let signals = signals::watch()?;
+        let rest = Shutdown::new();
+        let admin_address = admin.serve(settings.admin, &rest).await?;
+        data.write_server_file(&gateway.server_file(admin_address))?;
+        gateway.run(signals).await?;
+        end(rest).await
+    })
+}
+
+fn controllers(settings: &Settings) -> Result<Vec<Address>, CliError> {
+    if settings.controllers.is_empty() {
+        return Err(CliError::Usage(
+            "controllers: this role needs --controllers, unix:/path or host:port".into(),
+        ));
+    }
+    Ok(settings.controllers.clone())
+}
+
+/// Runs a role on a multi-threaded runtime, with logging installed. Invocations have threads of
+/// their own; what runs here waits more than it works.
+fn serve<'a, F>(
+    settings: &'a Settings,
+    role: impl FnOnce(&'a Settings) -> F,
+) -> Result<(), CliError>
+where
+    F: Future<Output = Result<(), CliError>>,
+{
+    telemetry::init(&settings.log, settings.log_format).map_err(CliError::Usage)?;
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed("cannot start", error))?
+        .block_on(role(settings))
+}
+
+async fn end(rest: Shutdown) -> Result<(), CliError> {
+    rest.request();
+    if !rest.finished(END_GRACE).await {
+        tracing::warn!("some tasks had not ended after {END_GRACE:?}");
+    }
+    tracing::info!("stopped; instances go on and are adopted by the next start");
+    Ok(())
+}
+
+fn announce(data: &DataDir, server: &ServerFile, fresh_token: Option<String>) {
+    if let Some(token) = fresh_token {
+        announce_token(data, &token);
+    }
+    tracing::info!(
+        invoke = server.invoke,
+        api = server.api,
+        admin = server.admin,
+        data = %data.path().display(),
+        "coracle is up"
+    );
+}
+
+/// On standard output and never in the log, which may be kept elsewhere.
+fn announce_token(data: &DataDir, token: &str) {
+    println!(
+        "admin token (shown this once; kept in {}): {token}",
+        data.path().join(crate::data::TOKEN_FILE).display()
+    );
+}

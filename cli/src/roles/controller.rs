@@ -1,0 +1,68 @@
+//! The controller's part of a server.
+
+use std::{sync::Arc, time::Duration};
+
+use coracle_base::{Address, Clock, Shutdown, SystemClock};
+use coracle_controller::{Config, Controller};
+use coracle_model::{Timestamp, Token};
+
+use crate::{admin::Admin, data::DataDir, error::CliError, settings::Settings};
+
+#[derive(Debug)]
+pub(super) struct Role {
+    controller: Arc<Controller>,
+    token: Token,
+    fresh: Option<String>,
+}
+
+pub(super) async fn build(
+    settings: &Settings,
+    data: &DataDir,
+    listen: Vec<Address>,
+    admin: &mut Admin,
+) -> Result<Role, CliError> {
+    let now = Timestamp(SystemClock.now_millis());
+    let (token, fresh) = data.admin_token(now)?;
+    let folder = data.path().join("controller");
+    let mut config = Config::standalone(folder, data.identity().cluster_id.clone(), listen);
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let scaling = &mut config.planner.scaling;
+    scaling.idle_ms = millis(settings.idle_after);
+    scaling.stable_window_ms = millis(settings.stable_window);
+    scaling.panic_window_ms = millis(settings.panic_window);
+    config.planner.stems.per_runtime = settings.stems;
+    let controller = config
+        .build()
+        .await
+        .map_err(|error| CliError::failed("controller", error))?;
+    let controller = Arc::new(controller);
+    let seen = controller.clone();
+    admin.check("controller", move || seen.health());
+    Ok(Role {
+        controller,
+        token,
+        fresh,
+    })
+}
+
+impl Role {
+    pub(super) fn spawn(&self, shutdown: &Shutdown) {
+        let (controller, stop) = (self.controller.clone(), shutdown.clone());
+        shutdown.spawn("controller", async move {
+            if let Err(error) = controller.run(stop.clone()).await {
+                tracing::error!(error = crate::error::chain(&error), "the controller ended");
+                stop.request();
+            }
+        });
+    }
+
+    /// Makes sure that the admin token and the default project and namespace exist; the token's
+    /// text if it was made just now.
+    pub(super) async fn bootstrap(&self) -> Result<Option<String>, CliError> {
+        self.controller
+            .bootstrap(self.token.clone())
+            .await
+            .map_err(|error| CliError::failed("controller", error))?;
+        Ok(self.fresh.clone())
+    }
+}

@@ -1,0 +1,66 @@
+//! The gateway's part of a server.
+
+use std::net::SocketAddr;
+
+use coracle_base::{Address, Shutdown};
+use coracle_gateway::{Config, Gateway, Handle};
+
+use super::signals::Signals;
+use crate::{admin::Admin, data::ServerFile, error::CliError, settings::Settings};
+
+#[derive(Debug)]
+pub(super) struct Role(Gateway);
+
+pub(super) async fn bind(
+    settings: &Settings,
+    controllers: Vec<Address>,
+    admin: &mut Admin,
+) -> Result<Role, CliError> {
+    let mut config = Config::new(controllers);
+    config.invoke = settings.invoke;
+    config.api = settings.api;
+    config.threads = settings.gateway_threads;
+    config.public_url = settings.public_url.clone();
+    config.base_domain = settings.base_domain.clone();
+    config.version = env!("CARGO_PKG_VERSION").to_owned();
+    config.limits.body_max = settings.max_body;
+    config.limits.queue_per_function = settings.max_queue;
+    config.limits.drain_grace = settings.grace;
+    let gateway = config
+        .bind()
+        .await
+        .map_err(|error| CliError::failed("gateway", error))?;
+    let handle = gateway.handle();
+    admin.check("gateway", move || ready(&handle));
+    Ok(Role(gateway))
+}
+
+fn ready(handle: &Handle) -> Result<(), String> {
+    let health = handle.health();
+    if health.is_ready() {
+        Ok(())
+    } else {
+        Err("no routes have arrived from a controller".into())
+    }
+}
+
+impl Role {
+    pub(super) fn server_file(&self, admin: SocketAddr) -> ServerFile {
+        ServerFile {
+            api: format!("http://{}", self.0.api_address()),
+            invoke: self.0.public_url(),
+            admin: format!("http://{admin}"),
+            pid: std::process::id(),
+        }
+    }
+
+    /// Serves until a signal, then drains.
+    pub(super) async fn run(self, signals: Signals) -> Result<(), CliError> {
+        let shutdown = Shutdown::new();
+        signals.drive(shutdown.clone());
+        self.0
+            .run(shutdown)
+            .await
+            .map_err(|error| CliError::failed("gateway", error))
+    }
+}

@@ -1,0 +1,48 @@
+//! SIGTERM and SIGINT: the first drains, the second stops at once.
+
+use coracle_base::Shutdown;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::CliError;
+
+#[derive(Debug)]
+pub(super) struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+/// Installed before anything is announced, so that no signal is missed.
+pub(super) fn watch() -> Result<Signals, CliError> {
+    let install =
+        |kind| signal(kind).map_err(|error| CliError::failed("cannot watch signals", error));
+    Ok(Signals {
+        term: install(SignalKind::terminate())?,
+        interrupt: install(SignalKind::interrupt())?,
+    })
+}
+
+impl Signals {
+    /// Waits for the first signal. From then on a second one ends the process.
+    pub(super) async fn first(&mut self) {
+        self.next().await;
+        tracing::info!("stopping; a second signal stops at once");
+    }
+
+    /// Requests the shutdown at the first signal and ends the process at the second.
+    pub(super) fn drive(mut self, shutdown: Shutdown) {
+        tokio::spawn(async move {
+            self.first().await;
+            shutdown.request();
+            self.next().await;
+            tracing::warn!("stopped at once by a second signal");
+            std::process::exit(130);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
