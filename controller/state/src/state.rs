@@ -18,8 +18,10 @@ pub struct State {
 impl State {
     /// Before the first command: the default project, and nothing else.
     pub fn new() -> Self {
-        let mut view = View::default();
-        view.last_project = ProjectId::DEFAULT.0;
+        let mut view = View {
+            last_project: ProjectId::DEFAULT.0,
+            ..View::default()
+        };
         view.projects.insert(
             ProjectId::DEFAULT,
             Project {

@@ -1,6 +1,7 @@
 //! What can be read: an immutable picture of the state at one point of the log.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
@@ -244,7 +245,7 @@ impl View {
     pub fn tasks(&self, project: Option<ProjectId>) -> Vec<&Task> {
         let of = |task: &&Task| project.is_none_or(|project| task.project == project);
         let mut tasks: Vec<_> = self.tasks.values().filter(of).collect();
-        tasks.sort_by(|a, b| (b.created_at, b.id).cmp(&(a.created_at, a.id)));
+        tasks.sort_by_key(|task| Reverse((task.created_at, task.id)));
         tasks
     }
 

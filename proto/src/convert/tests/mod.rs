@@ -1,9 +1,12 @@
 //! Every message comes back as it went, through bytes; and whatever is missing or out of bounds is
 //! refused by name.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod refused;
 mod refused_operations;
 mod round_trip;
+mod sample_operations;
 mod samples;
 
 use std::fmt::Debug;

@@ -1,34 +1,34 @@
 use bytes::Bytes;
 use coracle_model::{Operation, ProjectId};
 
-use super::{refused, samples as s};
+use super::{refused, sample_operations as o, samples as s};
 use crate::v1::{self, operation::Kind};
 
 #[test]
 fn on_namespaces() {
     type Create = v1::CreateNamespace;
-    refused(s::create_namespace(), "id", |w: &mut Create| w.id.clear());
-    refused(s::create_namespace(), "project", |w: &mut Create| {
+    refused(o::create_namespace(), "id", |w: &mut Create| w.id.clear());
+    refused(o::create_namespace(), "project", |w: &mut Create| {
         w.project = 0
     });
-    refused(s::create_namespace(), "name", |w: &mut Create| {
+    refused(o::create_namespace(), "name", |w: &mut Create| {
         w.name.clear()
     });
-    refused(s::create_namespace(), "env", |w: &mut Create| w.env = None);
-    refused(s::create_namespace(), "task", |w: &mut Create| {
+    refused(o::create_namespace(), "env", |w: &mut Create| w.env = None);
+    refused(o::create_namespace(), "task", |w: &mut Create| {
         w.task = Some(Bytes::new())
     });
     type Update = v1::UpdateNamespace;
-    refused(s::update_namespace(), "project", |w: &mut Update| {
+    refused(o::update_namespace(), "project", |w: &mut Update| {
         w.project = 0
     });
-    refused(s::update_namespace(), "name", |w: &mut Update| {
+    refused(o::update_namespace(), "name", |w: &mut Update| {
         w.name.clear()
     });
-    refused(s::update_namespace(), "env.vars.?", |w: &mut Update| {
+    refused(o::update_namespace(), "env.vars.?", |w: &mut Update| {
         w.env.as_mut().unwrap().vars.insert("?".into(), "".into());
     });
-    refused(s::update_namespace(), "task", |w: &mut Update| {
+    refused(o::update_namespace(), "task", |w: &mut Update| {
         w.task = Some(Bytes::new())
     });
 }
@@ -36,24 +36,24 @@ fn on_namespaces() {
 #[test]
 fn on_functions() {
     type Create = v1::CreateFunction;
-    refused(s::create_function(), "id", |w: &mut Create| w.id.clear());
-    refused(s::create_function(), "project", |w: &mut Create| {
+    refused(o::create_function(), "id", |w: &mut Create| w.id.clear());
+    refused(o::create_function(), "project", |w: &mut Create| {
         w.project = 0
     });
-    refused(s::create_function(), "function", |w: &mut Create| {
+    refused(o::create_function(), "function", |w: &mut Create| {
         w.function = None
     });
-    refused(s::create_function(), "keys[0]", |w: &mut Create| {
+    refused(o::create_function(), "keys[0]", |w: &mut Create| {
         w.keys[0].clear()
     });
-    refused(s::create_function(), "scale", |w: &mut Create| {
+    refused(o::create_function(), "scale", |w: &mut Create| {
         w.scale = None
     });
-    refused(s::create_function(), "settings", |w: &mut Create| {
+    refused(o::create_function(), "settings", |w: &mut Create| {
         w.settings = None
     });
     refused(
-        s::create_function(),
+        o::create_function(),
         "settings.handler.entry",
         |w: &mut Create| {
             w.settings
@@ -66,61 +66,61 @@ fn on_functions() {
                 .clear();
         },
     );
-    refused(s::create_function(), "task", |w: &mut Create| {
+    refused(o::create_function(), "task", |w: &mut Create| {
         w.task = Some(Bytes::new())
     });
     type Update = v1::UpdateFunction;
-    refused(s::update_function(), "project", |w: &mut Update| {
+    refused(o::update_function(), "project", |w: &mut Update| {
         w.project = 0
     });
-    refused(s::update_function(), "function.name", |w: &mut Update| {
+    refused(o::update_function(), "function.name", |w: &mut Update| {
         w.function.as_mut().unwrap().name.clear();
     });
-    refused(s::update_function(), "keys[0]", |w: &mut Update| {
+    refused(o::update_function(), "keys[0]", |w: &mut Update| {
         w.keys = Some(v1::StringList {
             items: vec!["?".into()],
         });
     });
-    refused(s::update_function(), "settings", |w: &mut Update| {
+    refused(o::update_function(), "settings", |w: &mut Update| {
         w.settings = None
     });
-    refused(s::update_function(), "task", |w: &mut Update| {
+    refused(o::update_function(), "task", |w: &mut Update| {
         w.task = Some(Bytes::new())
     });
     type Patch = v1::SettingsPatch;
     let short = || Some(Bytes::from_static(b"short"));
     refused(
-        s::settings_patch(),
+        o::settings_patch(),
         "handler.convention",
         |w: &mut Patch| {
             w.handler.as_mut().unwrap().convention = 0;
         },
     );
-    refused(s::settings_patch(), "source.kind", |w: &mut Patch| {
+    refused(o::settings_patch(), "source.kind", |w: &mut Patch| {
         w.source = Some(v1::Source::default());
     });
-    refused(s::settings_patch(), "dependencies", |w: &mut Patch| {
+    refused(o::settings_patch(), "dependencies", |w: &mut Patch| {
         w.dependencies = short()
     });
-    refused(s::settings_patch(), "env.vars.?", |w: &mut Patch| {
+    refused(o::settings_patch(), "env.vars.?", |w: &mut Patch| {
         w.env.as_mut().unwrap().vars.insert("?".into(), "".into());
     });
-    refused(s::settings_patch(), "memory_mib", |w: &mut Patch| {
+    refused(o::settings_patch(), "memory_mib", |w: &mut Patch| {
         w.memory_mib = Some(0)
     });
-    refused(s::settings_patch(), "cpu_millis", |w: &mut Patch| {
+    refused(o::settings_patch(), "cpu_millis", |w: &mut Patch| {
         w.cpu_millis = Some(0)
     });
-    refused(s::settings_patch(), "timeout_secs", |w: &mut Patch| {
+    refused(o::settings_patch(), "timeout_secs", |w: &mut Patch| {
         w.timeout_secs = Some(0)
     });
-    refused(s::settings_patch(), "init_timeout_secs", |w: &mut Patch| {
+    refused(o::settings_patch(), "init_timeout_secs", |w: &mut Patch| {
         w.init_timeout_secs = Some(0);
     });
-    refused(s::settings_patch(), "concurrency", |w: &mut Patch| {
+    refused(o::settings_patch(), "concurrency", |w: &mut Patch| {
         w.concurrency = Some(0)
     });
-    refused(s::settings_patch(), "network", |w: &mut Patch| {
+    refused(o::settings_patch(), "network", |w: &mut Patch| {
         w.network = 99
     });
 }
@@ -128,22 +128,22 @@ fn on_functions() {
 #[test]
 fn on_keys_and_tokens() {
     type Create = v1::CreateKey;
-    refused(s::create_key(), "id", |w: &mut Create| w.id.clear());
-    refused(s::create_key(), "project", |w: &mut Create| w.project = 0);
-    refused(s::create_key(), "name", |w: &mut Create| w.name.clear());
-    refused(s::create_key(), "hash", |w: &mut Create| w.hash.clear());
+    refused(o::create_key(), "id", |w: &mut Create| w.id.clear());
+    refused(o::create_key(), "project", |w: &mut Create| w.project = 0);
+    refused(o::create_key(), "name", |w: &mut Create| w.name.clear());
+    refused(o::create_key(), "hash", |w: &mut Create| w.hash.clear());
     refused(
-        s::create_key(),
+        o::create_key(),
         "functions[1].namespace",
         |w: &mut Create| {
             w.functions.push(v1::FunctionRef::default());
         },
     );
     type Update = v1::UpdateKey;
-    refused(s::update_key(), "project", |w: &mut Update| w.project = 0);
-    refused(s::update_key(), "name", |w: &mut Update| w.name.clear());
+    refused(o::update_key(), "project", |w: &mut Update| w.project = 0);
+    refused(o::update_key(), "name", |w: &mut Update| w.name.clear());
     refused(
-        s::update_key(),
+        o::update_key(),
         "functions[0].namespace",
         |w: &mut Update| {
             w.functions = Some(v1::FunctionRefs {
@@ -152,9 +152,9 @@ fn on_keys_and_tokens() {
         },
     );
     type Token = v1::CreateToken;
-    refused(s::create_token(), "id", |w: &mut Token| w.id.clear());
-    refused(s::create_token(), "hash", |w: &mut Token| w.hash.clear());
-    refused(s::create_token(), "role", |w: &mut Token| w.role = None);
+    refused(o::create_token(), "id", |w: &mut Token| w.id.clear());
+    refused(o::create_token(), "hash", |w: &mut Token| w.hash.clear());
+    refused(o::create_token(), "role", |w: &mut Token| w.role = None);
 }
 
 #[test]

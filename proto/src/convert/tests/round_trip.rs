@@ -9,7 +9,7 @@ use coracle_model::{
     task::{TaskSubject, TaskVerb},
 };
 
-use super::{comes_back, samples as s};
+use super::{comes_back, sample_operations as o, samples as s};
 use crate::v1;
 
 #[test]
@@ -199,27 +199,27 @@ fn operations() -> Vec<Operation> {
             name: "team".parse().unwrap(),
         },
         Operation::DeleteProject { project },
-        Operation::CreateNamespace(s::create_namespace()),
-        Operation::UpdateNamespace(s::update_namespace()),
+        Operation::CreateNamespace(o::create_namespace()),
+        Operation::UpdateNamespace(o::update_namespace()),
         Operation::DeleteNamespace {
             project,
             name: "demo".parse().unwrap(),
             task,
         },
-        Operation::CreateFunction(Box::new(s::create_function())),
-        Operation::UpdateFunction(Box::new(s::update_function())),
+        Operation::CreateFunction(Box::new(o::create_function())),
+        Operation::UpdateFunction(Box::new(o::update_function())),
         Operation::DeleteFunction {
             project,
             function: s::function_ref(),
             task,
         },
-        Operation::CreateKey(s::create_key()),
-        Operation::UpdateKey(s::update_key()),
+        Operation::CreateKey(o::create_key()),
+        Operation::UpdateKey(o::update_key()),
         Operation::DeleteKey {
             project,
             name: "ci".parse().unwrap(),
         },
-        Operation::CreateToken(s::create_token()),
+        Operation::CreateToken(o::create_token()),
         Operation::DeleteToken {
             id: TokenId(uuid::Uuid::from_u128(4)),
         },
@@ -243,7 +243,7 @@ fn what_an_update_does_not_give_stays_not_given() {
         description: None,
         env: None,
         task: None,
-        ..s::update_namespace()
+        ..o::update_namespace()
     });
     comes_back::<v1::UpdateFunction, _>(UpdateFunction {
         description: None,
@@ -255,13 +255,13 @@ fn what_an_update_does_not_give_stays_not_given() {
         scale_max: None,
         settings: SettingsPatch::default(),
         task: None,
-        ..s::update_function()
+        ..o::update_function()
     });
     let nothing = UpdateKey {
         description: None,
         functions: None,
         expires_at: None,
-        ..s::update_key()
+        ..o::update_key()
     };
     comes_back::<v1::UpdateKey, _>(nothing);
 }
@@ -274,7 +274,7 @@ fn taking_away_differs_from_not_giving() {
     });
     comes_back::<v1::UpdateKey, _>(UpdateKey {
         expires_at: Some(None),
-        ..s::update_key()
+        ..o::update_key()
     });
 }
 
@@ -282,7 +282,7 @@ fn taking_away_differs_from_not_giving() {
 fn an_expiry_at_the_epoch_does_not_become_for_ever() {
     let update = UpdateKey {
         expires_at: Some(Some(Timestamp(0))),
-        ..s::update_key()
+        ..o::update_key()
     };
     let back = UpdateKey::try_from(v1::UpdateKey::from(update)).unwrap();
     assert_eq!(back.expires_at, Some(Some(Timestamp(1))));

@@ -1,0 +1,13 @@
+//! The state machine through its public interface.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod fixture;
+mod functions;
+mod golden;
+mod keys;
+mod random;
+mod revisions;
+mod tasks;
+mod tenancy;
+mod writes;
