@@ -1,0 +1,25 @@
+//! The controller: keeps what is replicated, and, while it leads, decides what runs where.
+//!
+//! [`Config::build`] opens a data directory, [`Controller::run`] serves and leads. `machine` turns
+//! the log into a published view; `api` answers gRPC calls; `leader` holds what only a leader knows
+//! and the loops that act on it. Decisions are made in `coracle-planner`, which is pure; this crate
+//! is the shell around it.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod artifacts;
+mod build_logs;
+mod config;
+mod controller;
+mod core;
+mod feed;
+mod leader;
+mod machine;
+pub mod metrics;
+
+pub use artifacts::ArtifactError;
+pub use config::{Config, LeaderConfig};
+pub use controller::{BootstrapError, BuildError, Controller, RunError, Status};
+pub use coracle_planner::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
+pub use core::WriteError;

@@ -44,6 +44,8 @@ pub struct NodeInput {
     pub schedulable: bool,
     /// Its session is open, or was until less than the grace period ago.
     pub alive: bool,
+    /// Its session is open: it can be told to start something.
+    pub reachable: bool,
 }
 
 impl NodeInput {
@@ -63,6 +65,18 @@ impl NodeInput {
         self.recent.insert(revision.id);
         if let Some(idle) = self.stems.get_mut(&revision.runtime) {
             *idle = idle.saturating_sub(1);
+        }
+    }
+
+    /// Takes one instance of that size off the books.
+    pub fn release(&mut self, function: FunctionId, memory_mib: u32, cpu_millis: u32) {
+        self.used_memory_mib = self.used_memory_mib.saturating_sub(u64::from(memory_mib));
+        self.used_cpu_millis = self.used_cpu_millis.saturating_sub(u64::from(cpu_millis));
+        if let Some(count) = self.functions.get_mut(&function) {
+            *count -= 1;
+            if *count == 0 {
+                self.functions.remove(&function);
+            }
         }
     }
 }

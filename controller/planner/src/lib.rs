@@ -27,6 +27,6 @@ pub use demand::{Demand, DemandSample, GatewayId};
 pub use input::{
     CandidateInput, FunctionInput, Input, InstanceInput, NodeInput, Phase, RevisionInput,
 };
-pub use place::{NoRoom, Placement, place};
+pub use place::{NoRoom, Placement, choose, place};
 pub use plan::{Drain, FailedDeploy, Plan, Shortage, Start, plan};
 pub use scale::{Decision, ScaleInput, ScaleMemory, decide};

@@ -59,9 +59,21 @@ impl fmt::Display for NoRoom {
     }
 }
 
-/// Chooses and books the node for one instance of `revision`. Ties go to the smallest node id.
+/// Chooses the node for one instance of `revision` and books it there.
 pub fn place(
     nodes: &mut BTreeMap<NodeId, NodeInput>,
+    revision: &RevisionInput,
+) -> Result<Placement, NoRoom> {
+    let placement = choose(nodes, revision)?;
+    if let Some(node) = nodes.get_mut(&placement.node) {
+        node.take(revision);
+    }
+    Ok(placement)
+}
+
+/// Chooses the node for one instance of `revision`. Ties go to the smallest node id.
+pub fn choose(
+    nodes: &BTreeMap<NodeId, NodeInput>,
     revision: &RevisionInput,
 ) -> Result<Placement, NoRoom> {
     let mut none = NoRoom {
@@ -73,10 +85,10 @@ pub fn place(
         cpu_millis: revision.cpu_millis,
         most_free_mib: 0,
     };
-    let mut best: Option<(i64, NodeId)> = None;
+    let mut best: Option<(i64, NodeId, &NodeInput)> = None;
     let mut feasible = 0;
-    for (id, node) in nodes.iter() {
-        if !node.alive {
+    for (id, node) in nodes {
+        if !node.alive || !node.reachable {
             none.gone += 1;
             continue;
         }
@@ -90,20 +102,18 @@ pub fn place(
         } else {
             feasible += 1;
             let score = score(node, revision);
-            if best.is_none_or(|(most, _)| score > most) {
-                best = Some((score, *id));
+            if best.is_none_or(|(most, ..)| score > most) {
+                best = Some((score, *id, node));
             }
         }
     }
-    let Some((node, chosen)) = best.and_then(|(_, id)| Some((nodes.get_mut(&id)?, id))) else {
-        return Err(none);
-    };
-    let reason = reason(node, revision, feasible, &none);
-    node.take(revision);
-    Ok(Placement {
-        node: chosen,
-        reason,
-    })
+    match best {
+        Some((_, id, node)) => Ok(Placement {
+            node: id,
+            reason: reason(node, revision, feasible, &none),
+        }),
+        None => Err(none),
+    }
 }
 
 fn score(node: &NodeInput, revision: &RevisionInput) -> i64 {

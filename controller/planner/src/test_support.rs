@@ -36,6 +36,7 @@ pub(crate) fn node(name: &str) -> NodeInput {
         functions: BTreeMap::new(),
         schedulable: true,
         alive: true,
+        reachable: true,
     }
 }
 

@@ -40,6 +40,7 @@ pub fn node(name: &str) -> NodeInput {
         functions: BTreeMap::new(),
         schedulable: true,
         alive: true,
+        reachable: true,
     }
 }
 

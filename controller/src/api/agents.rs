@@ -1,0 +1,149 @@
+//! Sessions with agents.
+
+use std::{sync::Arc, time::Duration};
+
+use coracle_base::Shutdown;
+use coracle_model::{BuildId, NodeId, RevisionId};
+use coracle_proto::{
+    ConvertError, Wire as _, required,
+    v1::{self, agent_message::Body},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::not_leader;
+use crate::{
+    core::{Core, chain},
+    leader::{builds, reports::Report},
+};
+
+/// Orders on their way to one agent. An agent that lets this many pile up is cut, and gets a
+/// snapshot when it comes back.
+const ORDERS: usize = 1_024;
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+pub(crate) struct Agents {
+    pub(crate) core: Arc<Core>,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[tonic::async_trait]
+impl v1::agents_server::Agents for Agents {
+    type SessionStream = ReceiverStream<Result<v1::ControllerMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        self.core.require_leader()?;
+        let mut inbound = request.into_inner();
+        let hello = tokio::time::timeout(HELLO_WITHIN, inbound.message());
+        let hello = hello
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello"))??;
+        let Some(Body::Hello(hello)) = hello.and_then(|message| message.body) else {
+            return Err(Status::invalid_argument("a session begins with a hello"));
+        };
+        let report = Report::try_from(hello)?;
+        let node = report.node.id;
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let session = {
+            let now = self.core.now();
+            let mut memory = self.core.memory();
+            if !memory.leads() {
+                return Err(not_leader(None));
+            }
+            let (name, number) = (report.node.name.clone(), report.number);
+            let view = self.core.view();
+            let grace = self.core.planner.drain_grace_ms;
+            let session = memory.hello(now, &view, grace, report, sender);
+            let session = session.ok_or_else(|| Status::internal("a new channel was full"))?;
+            memory.acknowledge(node, number);
+            tracing::info!(%node, name, session, "agent connected");
+            session
+        };
+        self.core.wake();
+        let conversation = Conversation {
+            core: Arc::clone(&self.core),
+            node,
+            session,
+        };
+        let shutdown = self.shutdown.clone();
+        self.shutdown.spawn("agent session", async move {
+            tokio::select! {
+                () = conversation.listen(inbound) => {}
+                () = shutdown.requested() => {}
+            }
+            conversation.core.memory().goodbye(node, session);
+            conversation.core.wake();
+        });
+        Ok(Response::new(ReceiverStream::new(orders)))
+    }
+}
+
+struct Conversation {
+    core: Arc<Core>,
+    node: NodeId,
+    session: u64,
+}
+
+impl Conversation {
+    async fn listen(&self, mut inbound: Streaming<v1::AgentMessage>) {
+        let reason = loop {
+            let body = match inbound.message().await {
+                Ok(Some(message)) => message.body,
+                Ok(None) => break "the agent ended it".to_owned(),
+                Err(status) => break status.to_string(),
+            };
+            if !self.core.memory().is_current(self.node, self.session) {
+                break "another one took its place".to_owned();
+            }
+            if let Err(error) = self.handle(body).await {
+                break format!("malformed message: {error}");
+            }
+        };
+        tracing::info!(node = %self.node, session = self.session, reason, "session ended");
+    }
+
+    async fn handle(&self, body: Option<Body>) -> Result<(), ConvertError> {
+        match body.ok_or_else(|| ConvertError::missing("body"))? {
+            Body::Hello(report) | Body::Report(report) => self.report(report.try_into()?)?,
+            Body::BuildLog(progress) => self.progress(progress).await?,
+            Body::BuildResult(result) => {
+                if builds::result(&mut self.core.memory(), result)? {
+                    self.core.build_wake.notify_one();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, report: Report) -> Result<(), ConvertError> {
+        if report.node.id != self.node {
+            return Err(ConvertError::new("node.id", "is not the session's"));
+        }
+        let (now, number) = (self.core.now(), report.number);
+        let mut memory = self.core.memory();
+        memory.observe(now, report);
+        memory.acknowledge(self.node, number);
+        let changed = !memory.dirty.is_empty();
+        drop(memory);
+        if changed {
+            self.core.wake();
+        }
+        Ok(())
+    }
+
+    async fn progress(&self, progress: v1::BuildProgress) -> Result<(), ConvertError> {
+        let id = BuildId::from_wire("build", progress.build)?;
+        let revision: RevisionId = required("revision", progress.revision)?;
+        if !builds::is_building(&self.core.memory(), self.node, id, revision) {
+            return Ok(());
+        }
+        if let Err(error) = self.core.build_logs.append(revision, progress.data).await {
+            tracing::error!(error = %chain(&error), %revision, "build log not written");
+        }
+        Ok(())
+    }
+}

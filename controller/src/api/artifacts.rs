@@ -1,0 +1,131 @@
+//! The streaming half of Management: artifacts and build logs.
+
+use std::{sync::Arc, time::Duration};
+
+use coracle_base::Shutdown;
+use coracle_model::{Digest, RevisionId, Stage};
+use coracle_proto::{Wire as _, v1};
+use futures_util::stream;
+use tonic::{Status, Streaming};
+
+use super::{Streamed, internal};
+use crate::{artifacts::ArtifactError, core::Core};
+
+/// An upload that says nothing for this long is given up.
+const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+
+pub(super) async fn put(
+    core: &Core,
+    mut chunks: Streaming<v1::ArtifactChunk>,
+) -> Result<v1::PutArtifactResponse, Status> {
+    let mut writer = core.artifacts.writer().await.map_err(failed)?;
+    loop {
+        let chunk = tokio::time::timeout(UPLOAD_IDLE, chunks.message()).await;
+        match chunk.map_err(|_| Status::deadline_exceeded("the upload stopped"))?? {
+            Some(chunk) => writer.write(chunk.data).await.map_err(failed)?,
+            None => break,
+        }
+    }
+    let (digest, size) = writer.finish().await.map_err(failed)?;
+    Ok(v1::PutArtifactResponse {
+        digest: digest.to_wire(),
+        size,
+    })
+}
+
+pub(super) async fn get(
+    core: &Core,
+    digest: Digest,
+) -> Result<Streamed<v1::ArtifactChunk>, Status> {
+    let reader = core.artifacts.reader(digest).await.map_err(failed)?;
+    Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(Some(data)) => Some((Ok(v1::ArtifactChunk { data }), Some(reader))),
+            Ok(None) => None,
+            Err(error) => Some((Err(failed(error)), None)),
+        }
+    })))
+}
+
+fn failed(error: ArtifactError) -> Status {
+    match error {
+        ArtifactError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
+        ArtifactError::Missing(_) => Status::not_found(error.to_string()),
+        ArtifactError::Damaged { .. } => {
+            tracing::error!(%error, "a stored artifact is damaged");
+            Status::data_loss(error.to_string())
+        }
+        ArtifactError::Io { .. } => internal("artifact", &error),
+    }
+}
+
+/// What is there, and, when following, what comes until the build is over.
+pub(super) fn build_log(
+    core: Arc<Core>,
+    revision: RevisionId,
+    follow: bool,
+    shutdown: Shutdown,
+) -> Streamed<v1::BuildLogChunk> {
+    let reading = Reading {
+        core,
+        revision,
+        follow,
+        offset: 0,
+        shutdown,
+    };
+    Box::pin(stream::unfold(Some(reading), |reading| async {
+        let mut reading = reading?;
+        match reading.next().await {
+            Ok(Some(chunk)) => Some((Ok(chunk), Some(reading))),
+            Ok(None) => None,
+            Err(error) => Some((Err(internal("build log", &error)), None)),
+        }
+    }))
+}
+
+struct Reading {
+    core: Arc<Core>,
+    revision: RevisionId,
+    follow: bool,
+    offset: u64,
+    shutdown: Shutdown,
+}
+
+impl Reading {
+    async fn next(&mut self) -> std::io::Result<Option<v1::BuildLogChunk>> {
+        loop {
+            // Both are watched from before the file and the stage are looked at, so that nothing
+            // that happens in between is missed.
+            let mut published = self.core.published.clone();
+            let is_open = self.follow && self.is_building();
+            let grown = is_open.then(|| self.core.build_logs.follow(self.revision));
+            let data = self
+                .core
+                .build_logs
+                .read(self.revision, self.offset)
+                .await?;
+            if !data.is_empty() {
+                self.offset += data.len() as u64;
+                return Ok(Some(v1::BuildLogChunk { data }));
+            }
+            let Some(mut grown) = grown else {
+                return Ok(None);
+            };
+            tokio::select! {
+                // Also when the build ends: the next look at the stage tells.
+                changed = grown.changed() => if changed.is_err() {
+                    tokio::task::yield_now().await;
+                },
+                _ = published.changed() => {}
+                () = self.shutdown.requested() => return Ok(None),
+            }
+        }
+    }
+
+    fn is_building(&self) -> bool {
+        let view = self.core.view();
+        let stage = view.revision(self.revision).map(|revision| &revision.stage);
+        matches!(stage, Some(Stage::Received | Stage::Building))
+    }
+}

@@ -1,0 +1,320 @@
+//! Management: reads and writes of what is replicated, and the leader's knowledge of what runs.
+
+use std::sync::Arc;
+
+use coracle_base::Shutdown;
+use coracle_model::{
+    Digest, FunctionRef, Invalid, NamespaceName, Operation, ProjectId, Refusal, Source, TaskId,
+    TokenId, WriteId, node::Resources,
+};
+use coracle_proto::{Wire as _, required, v1};
+use coracle_state::{Body, FunctionRecord, View};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Streamed, artifacts, read_failed, write_failed};
+use crate::core::Core;
+
+pub(crate) struct Management {
+    pub(crate) core: Arc<Core>,
+    pub(crate) shutdown: Shutdown,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Management {
+    async fn fresh(&self) -> Result<Arc<View>, Status> {
+        self.core.fresh_view().await.map_err(read_failed)
+    }
+
+    /// What a write names must be stored before the write is: an instance that needs it may start
+    /// at once.
+    async fn uploaded(&self, operation: &Operation) -> Result<(), Refusal> {
+        let mut named: Vec<(&str, Digest)> = Vec::new();
+        let mut source = |source: &Source| {
+            let Source::Inline { code } = source;
+            named.push(("source", *code));
+        };
+        match operation {
+            Operation::CreateFunction(create) => {
+                source(&create.settings.source);
+                named.extend(
+                    create
+                        .settings
+                        .dependencies
+                        .map(|digest| ("dependencies", digest)),
+                );
+            }
+            Operation::UpdateFunction(update) => {
+                if let Some(new) = &update.settings.source {
+                    source(new);
+                }
+                let dependencies = update.settings.dependencies.flatten();
+                named.extend(dependencies.map(|digest| ("dependencies", digest)));
+            }
+            _ => {}
+        }
+        for (field, digest) in named {
+            if !self.core.artifacts.contains(digest).await {
+                let reason = format!("artifact {digest} was not uploaded");
+                return Err(Invalid::new(field, reason).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn project(form: u32) -> Result<ProjectId, Status> {
+    Ok(ProjectId::from_wire("project", form)?)
+}
+
+/// The named function; `None` where there is no such function, namespace or project.
+fn find<'a>(
+    view: &'a View,
+    project: u32,
+    function: Option<v1::FunctionRef>,
+) -> Result<Option<&'a FunctionRecord>, Status> {
+    let project = self::project(project)?;
+    let function: FunctionRef = required("function", function)?;
+    Ok(view.function_named(project, &function))
+}
+
+fn no_function() -> Status {
+    Status::not_found("the function does not exist")
+}
+
+fn list<'a, T, W>(items: impl IntoIterator<Item = &'a T>) -> Vec<W>
+where
+    T: Clone + 'a,
+    W: From<T>,
+{
+    items.into_iter().cloned().map(W::from).collect()
+}
+
+#[tonic::async_trait]
+impl v1::management_server::Management for Management {
+    async fn write(&self, request: Request<v1::WriteRequest>) -> Answer<v1::WriteResponse> {
+        let request = request.into_inner();
+        let id = WriteId::from_wire("write_id", request.write_id)?;
+        let operation: Operation = required("operation", request.operation)?;
+        let refusal = match self.uploaded(&operation).await {
+            Err(refusal) => Some(refusal),
+            Ok(()) => match self.core.write(id, Body::Operation(operation)).await {
+                Ok(()) => None,
+                Err(error) => Some(write_failed(error)?),
+            },
+        };
+        Ok(Response::new(v1::WriteResponse {
+            refusal: refusal.map(Into::into),
+        }))
+    }
+
+    async fn get_token(
+        &self,
+        request: Request<v1::GetTokenRequest>,
+    ) -> Answer<v1::GetTokenResponse> {
+        let id = TokenId::from_wire("id", request.into_inner().id)?;
+        let view = self.fresh().await?;
+        let token = view.token(id).cloned().map(Into::into);
+        Ok(Response::new(v1::GetTokenResponse { token }))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<v1::ListTokensRequest>,
+    ) -> Answer<v1::ListTokensResponse> {
+        let view = self.fresh().await?;
+        Ok(Response::new(v1::ListTokensResponse {
+            tokens: list(view.tokens()),
+        }))
+    }
+
+    async fn list_projects(
+        &self,
+        _: Request<v1::ListProjectsRequest>,
+    ) -> Answer<v1::ListProjectsResponse> {
+        let view = self.fresh().await?;
+        Ok(Response::new(v1::ListProjectsResponse {
+            projects: list(view.projects()),
+        }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        request: Request<v1::ListNamespacesRequest>,
+    ) -> Answer<v1::ListNamespacesResponse> {
+        let project = project(request.into_inner().project)?;
+        let view = self.fresh().await?;
+        let namespaces = list(view.namespaces(project));
+        Ok(Response::new(v1::ListNamespacesResponse { namespaces }))
+    }
+
+    async fn get_function(
+        &self,
+        request: Request<v1::GetFunctionRequest>,
+    ) -> Answer<v1::GetFunctionResponse> {
+        let request = request.into_inner();
+        let view = self.fresh().await?;
+        let found = find(&view, request.project, request.function)?;
+        let function = found.map(|record| self.core.function_view(&view, record).into());
+        Ok(Response::new(v1::GetFunctionResponse { function }))
+    }
+
+    async fn list_functions(
+        &self,
+        request: Request<v1::ListFunctionsRequest>,
+    ) -> Answer<v1::ListFunctionsResponse> {
+        let request = request.into_inner();
+        let project = project(request.project)?;
+        let name = request
+            .namespace
+            .map(|name| NamespaceName::from_wire("namespace", name));
+        let name = name.transpose()?;
+        let view = self.fresh().await?;
+        let records: Vec<&FunctionRecord> = match name {
+            None => view.functions_of(project).collect(),
+            Some(name) => {
+                let namespace = view.namespace_named(project, &name);
+                namespace
+                    .into_iter()
+                    .flat_map(|n| view.functions_in(n.id))
+                    .collect()
+            }
+        };
+        let shown = |record: &FunctionRecord| self.core.function_view(&view, record).into();
+        let functions = records.into_iter().map(shown).collect();
+        Ok(Response::new(v1::ListFunctionsResponse { functions }))
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<v1::ListRevisionsRequest>,
+    ) -> Answer<v1::ListRevisionsResponse> {
+        let request = request.into_inner();
+        let view = self.fresh().await?;
+        let record = find(&view, request.project, request.function)?.ok_or_else(no_function)?;
+        let revisions = record
+            .revisions()
+            .map(|r| r.as_ref().clone().into())
+            .collect();
+        Ok(Response::new(v1::ListRevisionsResponse { revisions }))
+    }
+
+    async fn describe_function(
+        &self,
+        request: Request<v1::DescribeFunctionRequest>,
+    ) -> Answer<v1::DescribeFunctionResponse> {
+        let request = request.into_inner();
+        let view = self.fresh().await?;
+        let record = find(&view, request.project, request.function)?.ok_or_else(no_function)?;
+        Ok(Response::new(
+            self.core.runtime_view(record.function.id).into(),
+        ))
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<v1::ListKeysRequest>,
+    ) -> Answer<v1::ListKeysResponse> {
+        let project = project(request.into_inner().project)?;
+        let view = self.fresh().await?;
+        Ok(Response::new(v1::ListKeysResponse {
+            keys: list(view.keys(project)),
+        }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Answer<v1::ListTasksResponse> {
+        let request = request.into_inner();
+        let of = request.project.map(project).transpose()?;
+        let id = request
+            .id
+            .map(|id| TaskId::from_wire("id", id))
+            .transpose()?;
+        let view = self.fresh().await?;
+        let tasks = match id {
+            Some(id) => {
+                let of_project = |project: ProjectId| of.is_none_or(|of| of == project);
+                list(view.task(id).filter(|task| of_project(task.project)))
+            }
+            None => list(view.tasks(of)),
+        };
+        Ok(Response::new(v1::ListTasksResponse { tasks }))
+    }
+
+    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+        self.core.require_leader()?;
+        let memory = self.core.memory();
+        let small = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
+        let nodes = memory.nodes.iter().map(|(id, entry)| {
+            let input = memory.inputs.get(id);
+            let used = input.map_or_else(Resources::default, |input| Resources {
+                memory_mib: small(input.used_memory_mib),
+                cpu_millis: small(input.used_cpu_millis),
+            });
+            v1::NodeView {
+                node: Some(entry.node.clone().into()),
+                used: Some(used.into()),
+                instances: small(entry.instances.len() as u64),
+                alive: input.is_some_and(|input| input.alive),
+            }
+        });
+        Ok(Response::new(v1::ListNodesResponse {
+            nodes: nodes.collect(),
+        }))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        let status = self.core.replica.status().borrow().clone();
+        Ok(Response::new(v1::StatusResponse {
+            term: status.term,
+            leader: status.leader.unwrap_or(0),
+            applied: status.applied,
+            leading: status.leading().is_some(),
+            incarnation: self.core.view().incarnation(),
+            cluster_id: self.core.cluster_id.clone(),
+        }))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<v1::ArtifactChunk>>,
+    ) -> Answer<v1::PutArtifactResponse> {
+        artifacts::put(&self.core, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    type GetArtifactStream = Streamed<v1::ArtifactChunk>;
+
+    async fn get_artifact(
+        &self,
+        request: Request<v1::GetArtifactRequest>,
+    ) -> Answer<Self::GetArtifactStream> {
+        let digest = Digest::from_wire("digest", request.into_inner().digest)?;
+        artifacts::get(&self.core, digest).await.map(Response::new)
+    }
+
+    type BuildLogStream = Streamed<v1::BuildLogChunk>;
+
+    async fn build_log(
+        &self,
+        request: Request<v1::BuildLogRequest>,
+    ) -> Answer<Self::BuildLogStream> {
+        let request = request.into_inner();
+        let revision = required("revision", request.revision)?;
+        let view = self.fresh().await?;
+        if view.revision(revision).is_none() {
+            return Err(Status::not_found("the revision does not exist"));
+        }
+        let core = Arc::clone(&self.core);
+        let shutdown = self.shutdown.clone();
+        Ok(Response::new(artifacts::build_log(
+            core,
+            revision,
+            request.follow,
+            shutdown,
+        )))
+    }
+}

@@ -1,0 +1,143 @@
+//! Between gateways and the leader. The hot path of a cold start is [`Routing::activate`]: it
+//! decides in memory, under one lock, and the order is on its way to the agent before the answer is.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use coracle_model::{ActivationId, FunctionId};
+use coracle_planner::{DemandSample, GatewayId};
+use coracle_proto::{ConvertError, Wire as _, v1};
+use futures_util::stream;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{Streamed, not_leader};
+use crate::{
+    core::{Core, fresh_instance},
+    feed::Subscription,
+    leader::{
+        activate::{Activation, activate},
+        routes,
+    },
+    metrics,
+};
+
+pub(crate) struct Routing {
+    pub(crate) core: Arc<Core>,
+}
+
+#[tonic::async_trait]
+impl v1::routing_server::Routing for Routing {
+    type RoutesStream = Streamed<v1::RouteUpdate>;
+
+    async fn routes(
+        &self,
+        _: Request<v1::RoutesRequest>,
+    ) -> Result<Response<Self::RoutesStream>, Status> {
+        let subscription = self.core.routes.subscribe();
+        let leader = || self.core.replica.status().borrow().leader;
+        let subscription = subscription.ok_or_else(|| not_leader(leader()))?;
+        let updates = stream::unfold(subscription, |mut subscription: Subscription| async {
+            let update = subscription.next().await?;
+            Some((Ok(v1::RouteUpdate::clone(&update)), subscription))
+        });
+        Ok(Response::new(Box::pin(updates)))
+    }
+
+    async fn activate(
+        &self,
+        request: Request<v1::ActivateRequest>,
+    ) -> Result<Response<v1::ActivateResponse>, Status> {
+        let started = Instant::now();
+        let request = request.into_inner();
+        let activation = Activation {
+            id: ActivationId::from_wire("activation", request.activation)?,
+            gateway: gateway(request.gateway)?,
+            function: FunctionId::from_wire("function", request.function)?,
+            parked: request.parked,
+        };
+        let now = self.core.now();
+        let view = self.core.view();
+        let (answer, instances) = {
+            let mut memory = self.core.memory();
+            if !memory.leads() {
+                return Err(not_leader(self.core.replica.status().borrow().leader));
+            }
+            let planner = &self.core.planner;
+            let answer = activate(
+                &mut memory,
+                &view,
+                planner,
+                now,
+                activation,
+                &mut fresh_instance,
+            );
+            let found = answer
+                .instances
+                .iter()
+                .filter_map(|id| memory.instances.get(id));
+            let instances = found.map(routes::route_instance).collect();
+            (answer, instances)
+        };
+        let refusal = answer.refusal;
+        metrics::activated(
+            started.elapsed(),
+            refusal.is_some(),
+            u64::from(answer.started),
+        );
+        // Its routes, and room on full nodes: after the answer.
+        self.core.wake();
+        Ok(Response::new(v1::ActivateResponse {
+            instances,
+            retry_after_millis: refusal.as_ref().map_or(0, |refusal| refusal.retry_after_ms),
+            refusal: refusal.map(|refusal| refusal.reason).unwrap_or_default(),
+        }))
+    }
+
+    async fn report_demand(
+        &self,
+        request: Request<v1::DemandReport>,
+    ) -> Result<Response<v1::DemandAck>, Status> {
+        let report = request.into_inner();
+        let gateway = gateway(report.gateway)?;
+        let now = self.core.now();
+        let view = self.core.view();
+        let mut queued = false;
+        let mut memory = self.core.memory();
+        if !memory.leads() {
+            return Err(not_leader(self.core.replica.status().borrow().leader));
+        }
+        for demand in report.functions {
+            let id = FunctionId::from_wire("function", demand.function)?;
+            // A gateway may not have heard yet that it was deleted.
+            if view.function(id).is_none() {
+                continue;
+            }
+            queued |= demand.queued > 0;
+            let sample = DemandSample {
+                in_flight: demand.in_flight,
+                queued: demand.queued,
+                arrivals: demand.arrivals,
+                mean_millis: demand.mean_concurrency_millis,
+                // Gateways do not say which instances are busy; drains then go by age alone, which
+                // costs nothing but warmth, since what drains finishes what it runs.
+                busy: BTreeSet::new(),
+            };
+            memory
+                .function(id)
+                .demand
+                .record(&self.core.planner.scaling, now, gateway, sample);
+        }
+        drop(memory);
+        if queued {
+            self.core.plan_wake.notify_one();
+        }
+        Ok(Response::new(v1::DemandAck {}))
+    }
+}
+
+fn gateway(bytes: bytes::Bytes) -> Result<GatewayId, ConvertError> {
+    let id =
+        Uuid::from_slice(&bytes).map_err(|_| ConvertError::new("gateway", "must be 16 bytes"))?;
+    Ok(GatewayId(id.into_bytes()))
+}

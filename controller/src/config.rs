@@ -1,0 +1,94 @@
+//! Settings of one controller, already checked.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use coracle_base::{Address, Clock, SystemClock};
+use coracle_model::limits;
+use coracle_planner::{BackoffConfig, PlannerConfig};
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds `log`, `artifacts` and `build-logs`. The caller holds the lock of the data directory.
+    pub data_dir: PathBuf,
+    /// Eight hexadecimal characters.
+    pub cluster_id: String,
+    /// This member of the Raft group; never 0.
+    pub member: u64,
+    /// Where the gRPC services listen.
+    pub listen: Vec<Address>,
+    pub clock: Arc<dyn Clock>,
+    pub planner: PlannerConfig,
+    pub backoff: BackoffConfig,
+    pub leader: LeaderConfig,
+}
+
+/// Pace and patience of the loops that run while leading.
+#[derive(Debug, Clone)]
+pub struct LeaderConfig {
+    /// The loops run at least this often; events wake them sooner.
+    pub tick: Duration,
+    /// A new leader waits this long for a first agent before it plans, ...
+    pub collect_deadline: Duration,
+    /// ... and this long after the first for the others.
+    pub collect_settle: Duration,
+    /// A node whose session broke counts as alive for this long.
+    pub node_grace: Duration,
+    /// Cores may be promised this many times over, in percent: a function's share is a cap on
+    /// bursts, and most instances idle.
+    pub cpu_overcommit_percent: u32,
+    /// Memory may be promised this many times over, in percent.
+    pub memory_overcommit_percent: u32,
+    pub builds_per_node: usize,
+    /// From the order to the result; the agent's own limits are tighter.
+    pub build_deadline: Duration,
+    /// Nodes that may vanish under one build before it fails.
+    pub build_attempts: u32,
+    /// Artifacts that nothing names are kept this long: an upload comes before the write that
+    /// names it.
+    pub artifact_grace: Duration,
+    pub gc_interval: Duration,
+    pub write_deadline: Duration,
+    pub read_deadline: Duration,
+    /// Largest upload, in bytes.
+    pub artifact_max_bytes: u64,
+    /// Longest build log kept, in bytes.
+    pub build_log_max_bytes: u64,
+}
+
+impl Default for LeaderConfig {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(1),
+            collect_deadline: Duration::from_secs(5),
+            collect_settle: Duration::from_millis(200),
+            node_grace: Duration::from_secs(15),
+            cpu_overcommit_percent: 1_000,
+            memory_overcommit_percent: 100,
+            builds_per_node: 2,
+            build_deadline: Duration::from_secs(30 * 60),
+            build_attempts: 3,
+            artifact_grace: Duration::from_secs(60 * 60),
+            gc_interval: Duration::from_secs(5 * 60),
+            write_deadline: Duration::from_secs(10),
+            read_deadline: Duration::from_secs(5),
+            artifact_max_bytes: limits::ARTIFACT_MAX_BYTES,
+            build_log_max_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+impl Config {
+    /// One controller by itself, with the system's clock and default pace.
+    pub fn standalone(data_dir: PathBuf, cluster_id: String, listen: Vec<Address>) -> Self {
+        Self {
+            data_dir,
+            cluster_id,
+            member: 1,
+            listen,
+            clock: Arc::new(SystemClock),
+            planner: PlannerConfig::default(),
+            backoff: BackoffConfig::default(),
+            leader: LeaderConfig::default(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! One controller: opened by [`Config::build`], running while [`Controller::run`] does.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use coracle_base::{Incoming, Shutdown};
+use coracle_model::{
+    NamespaceId, Operation, ProjectId, Refusal, Token, WriteId,
+    operation::{CreateNamespace, CreateToken},
+};
+use coracle_proto::v1::{
+    agents_server::AgentsServer, management_server::ManagementServer, routing_server::RoutingServer,
+};
+use coracle_replica::{Ended, NoPeers, Replica, SledLog, StartError};
+use coracle_state::Body;
+use tokio::{sync::Notify, task::spawn_blocking};
+use tonic::transport::Server;
+use uuid::Uuid;
+
+use crate::{
+    api::{agents::Agents, management::Management, routing::Routing},
+    artifacts::{ArtifactError, Artifacts},
+    build_logs::BuildLogs,
+    config::Config,
+    core::{Core, WriteError, fresh_write},
+    feed::RouteFeed,
+    leader::{
+        self,
+        memory::{Leadership, Memory, Overcommit},
+    },
+    machine::StateMachine,
+    metrics,
+};
+
+/// How long open calls may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const STREAMS_PER_CONNECTION: u32 = 10_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot listen on {address}")]
+    Listen { address: String, source: io::Error },
+    #[error("cannot open the log in {path}")]
+    Log {
+        path: PathBuf,
+        source: coracle_replica::log::Error,
+    },
+    #[error("cannot open the artifact store")]
+    Artifacts(#[from] ArtifactError),
+    #[error("cannot open the build logs in {path}")]
+    BuildLogs { path: PathBuf, source: io::Error },
+    #[error("the replica did not start")]
+    Replica(#[from] StartError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("a listener failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// The process should end: a replica that failed answers nothing.
+    #[error("the replica ended: {0:?}")]
+    Replica(Ended),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    #[error("this controller did not come to lead within {0:?}")]
+    NoLeader(Duration),
+    #[error("the first objects were not written")]
+    Write(#[from] WriteError),
+}
+
+/// A snapshot of how it stands; cheap to take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub member: u64,
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub applied: u64,
+    pub leading: bool,
+    /// It leads and has heard its agents, or gave up waiting: it plans.
+    pub planning: bool,
+    pub nodes: usize,
+    pub nodes_alive: usize,
+    pub instances: usize,
+}
+
+impl Status {
+    /// Reads and writes are answered here, or it is known who answers them.
+    pub fn is_ready(&self) -> bool {
+        self.leader.is_some()
+    }
+}
+
+/// Clones are the same controller.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    core: Arc<Core>,
+    incoming: Arc<Mutex<Vec<Incoming>>>,
+    local: Arc<Vec<Option<SocketAddr>>>,
+}
+
+impl Config {
+    /// Opens everything and recovers the state. Nothing is served before [`Controller::run`].
+    pub async fn build(self) -> Result<Controller, BuildError> {
+        let mut incoming = Vec::new();
+        for address in &self.listen {
+            let bound = address.listen().await;
+            let failed = |source| BuildError::Listen {
+                address: address.to_string(),
+                source,
+            };
+            incoming.push(bound.map_err(failed)?);
+        }
+        let local = incoming.iter().map(Incoming::local_addr).collect();
+
+        let (dir, member, limits) = (self.data_dir.clone(), self.member, self.leader.clone());
+        let opened = spawn_blocking(move || {
+            let path = dir.join("log");
+            let log = SledLog::open(&path, member);
+            let log = log.map_err(|source| BuildError::Log { path, source })?;
+            let artifacts = Artifacts::open(dir.join("artifacts"), limits.artifact_max_bytes)?;
+            let path = dir.join("build-logs");
+            let build_logs = BuildLogs::open(path.clone(), limits.build_log_max_bytes);
+            let build_logs = build_logs.map_err(|source| BuildError::BuildLogs { path, source })?;
+            Ok::<_, BuildError>((log, artifacts, build_logs))
+        });
+        let (log, artifacts, build_logs) = opened
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+
+        let (machine, published, changes) = StateMachine::new();
+        let group = coracle_replica::Config::alone(self.member);
+        let observer = Box::new(|_: coracle_replica::Applied<'_, _>| {});
+        let replica = Replica::start(group, log, machine, Box::new(NoPeers), observer).await?;
+        let overcommit = Overcommit {
+            cpu_percent: self.leader.cpu_overcommit_percent,
+            memory_percent: self.leader.memory_overcommit_percent,
+        };
+        metrics::describe();
+        let core = Core {
+            cluster_id: self.cluster_id,
+            clock: self.clock,
+            planner: self.planner,
+            config: self.leader,
+            replica,
+            published,
+            changes,
+            artifacts,
+            build_logs,
+            routes: RouteFeed::new(),
+            plan_wake: Notify::new(),
+            build_wake: Notify::new(),
+            routes_wake: Notify::new(),
+            memory: Mutex::new(Memory::new(self.backoff, overcommit)),
+        };
+        Ok(Controller {
+            core: Arc::new(core),
+            incoming: Arc::new(Mutex::new(incoming)),
+            local: Arc::new(local),
+        })
+    }
+}
+
+impl Controller {
+    /// The addresses that the system chose, in the order of `listen`; `None` for what is not TCP.
+    pub fn local_addrs(&self) -> &[Option<SocketAddr>] {
+        &self.local
+    }
+
+    /// Serves and leads until the shutdown; call it once. At the end everything is on disk and the
+    /// log may be opened again. Instances go on running.
+    pub async fn run(&self, shutdown: Shutdown) -> Result<(), RunError> {
+        let own = shutdown.child();
+        let (core, incoming) = (&self.core, std::mem::take(&mut *self.incoming()));
+        leader::spawn(core, &own);
+        let (failed, mut failures) = tokio::sync::mpsc::channel(1);
+        for listener in incoming {
+            let serving = serve(Arc::clone(core), listener, own.clone());
+            let failed = failed.clone();
+            own.spawn("controller services", async move {
+                if let Err(error) = serving.await {
+                    // The first one is enough to end by.
+                    let _ = failed.try_send(error);
+                }
+            });
+        }
+        let outcome = tokio::select! {
+            () = shutdown.requested() => Ok(()),
+            Some(error) = failures.recv() => Err(RunError::Serve(error)),
+            ended = core.replica.ended() => Err(RunError::Replica(ended)),
+        };
+        own.request();
+        // Feeds end first, since open streams would hold the servers.
+        core.routes.end();
+        let ended = core.replica.shutdown().await;
+        match (outcome, ended) {
+            (Ok(()), Ended::Shutdown) => Ok(()),
+            (Ok(()), ended) => Err(RunError::Replica(ended)),
+            (error, _) => error,
+        }
+    }
+
+    /// Makes what every server has: the namespace `default`, and the first administrator's token
+    /// when there is no token at all. Returns whether the token was made. Needs [`Controller::run`]
+    /// to be running, and may be repeated at every start.
+    pub async fn bootstrap(
+        &self,
+        token: Token,
+        patience: Duration,
+    ) -> Result<bool, BootstrapError> {
+        let mut status = self.core.replica.status();
+        let leads = status.wait_for(|status| status.leading().is_some());
+        match tokio::time::timeout(patience, leads).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Err(BootstrapError::NoLeader(patience)),
+        }
+        let namespace = Operation::CreateNamespace(CreateNamespace {
+            id: NamespaceId(Uuid::new_v4()),
+            project: ProjectId::DEFAULT,
+            name: "default".parse().expect("a valid name"),
+            description: String::new(),
+            env: Default::default(),
+            task: None,
+        });
+        self.ensure(fresh_write(), namespace).await?;
+        if self.core.view().tokens().next().is_some() {
+            return Ok(false);
+        }
+        let token = Operation::CreateToken(CreateToken {
+            id: token.id,
+            description: token.description,
+            hash: token.hash,
+            role: token.role,
+            expires_at: token.expires_at,
+        });
+        self.ensure(fresh_write(), token).await?;
+        Ok(true)
+    }
+
+    async fn ensure(&self, id: WriteId, operation: Operation) -> Result<(), WriteError> {
+        match self.core.write(id, Body::Operation(operation)).await {
+            Err(WriteError::Refused(Refusal::AlreadyExists(_))) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        let replica = self.core.replica.status().borrow().clone();
+        let memory = self.core.memory();
+        Status {
+            member: replica.id,
+            leader: replica.leader,
+            term: replica.term,
+            applied: replica.applied,
+            leading: replica.leading().is_some() && memory.leads(),
+            planning: memory.leadership == Leadership::Leading,
+            nodes: memory.nodes.len(),
+            nodes_alive: memory
+                .inputs
+                .values()
+                .filter(|node| node.alive && node.reachable)
+                .count(),
+            instances: memory.instances.len(),
+        }
+    }
+
+    fn incoming(&self) -> std::sync::MutexGuard<'_, Vec<Incoming>> {
+        self.incoming
+            .lock()
+            .expect("never poisoned: no panic while held")
+    }
+}
+
+async fn serve(
+    core: Arc<Core>,
+    incoming: Incoming,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let management = Management {
+        core: Arc::clone(&core),
+        shutdown: shutdown.clone(),
+    };
+    let agents = Agents {
+        core: Arc::clone(&core),
+        shutdown: shutdown.clone(),
+    };
+    let asked = shutdown.clone();
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .add_service(ManagementServer::new(management))
+        .add_service(AgentsServer::new(agents))
+        .add_service(RoutingServer::new(Routing { core }))
+        .serve_with_incoming_shutdown(incoming, async move { asked.requested().await });
+    tokio::select! {
+        served = serving => served,
+        // A peer that does not let go of its connection does not keep us.
+        () = async { shutdown.requested().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}

@@ -1,0 +1,206 @@
+//! What the services and the loops of one controller share.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use coracle_base::Clock;
+use coracle_model::{
+    ExitReason, FunctionId, InstanceId, InstanceState, Refusal, Timestamp, WriteId,
+    query::{FunctionRuntimeView, FunctionView, InstanceView},
+};
+use coracle_planner::{Phase, PlannerConfig};
+use coracle_replica::{ProposeError, ReadError, Replica};
+use coracle_state::{Body, Command, EncodeError, FunctionRecord, View};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use crate::{
+    artifacts::Artifacts,
+    build_logs::BuildLogs,
+    config::LeaderConfig,
+    feed::RouteFeed,
+    leader::memory::Memory,
+    machine::{Changes, Published, Response},
+    metrics,
+};
+
+/// How a write ended, when it was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    TooLarge(EncodeError),
+    #[error("the write was not taken")]
+    Propose(#[from] ProposeError),
+}
+
+pub(crate) struct Core {
+    pub(crate) cluster_id: String,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) planner: PlannerConfig,
+    pub(crate) config: LeaderConfig,
+    pub(crate) replica: Replica<Response>,
+    pub(crate) published: watch::Receiver<Published>,
+    pub(crate) changes: watch::Sender<Changes>,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) build_logs: BuildLogs,
+    pub(crate) routes: RouteFeed,
+    /// Wakes the loops that run while leading.
+    pub(crate) plan_wake: Notify,
+    pub(crate) build_wake: Notify,
+    /// Marks in the memory's `dirty` wait to be published.
+    pub(crate) routes_wake: Notify,
+    pub(crate) memory: Mutex<Memory>,
+}
+
+impl Core {
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.clock.now_millis())
+    }
+
+    /// As of the last applied batch; see [`Core::fresh_view`] for reads that must be linearizable.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.published.borrow().view)
+    }
+
+    /// Covers every write that was answered before this was called.
+    pub(crate) async fn fresh_view(&self) -> Result<Arc<View>, ReadError> {
+        self.replica
+            .read_index(Instant::now() + self.config.read_deadline)
+            .await?;
+        Ok(self.view())
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory
+            .lock()
+            .expect("never poisoned: no panic while held")
+    }
+
+    /// Something happened to instances or nodes: publish it, and plan anew.
+    pub(crate) fn wake(&self) {
+        self.routes_wake.notify_one();
+        self.plan_wake.notify_one();
+        self.build_wake.notify_one();
+    }
+
+    pub(crate) async fn write(&self, write_id: WriteId, body: Body) -> Result<(), WriteError> {
+        let started = Instant::now();
+        let command = Command {
+            write_id,
+            at: self.now(),
+            body,
+        };
+        let bytes = command.encode().map_err(WriteError::TooLarge)?;
+        let deadline = started + self.config.write_deadline;
+        let outcome = self.replica.propose(bytes, deadline).await?;
+        metrics::write_took(started.elapsed());
+        Ok(outcome.response.outcome?)
+    }
+
+    /// A step of a loop. What did not work is tried again by the loop's next turn, from the state
+    /// as it is then.
+    pub(crate) async fn step(&self, body: Body) -> bool {
+        let id = fresh_write();
+        match self.write(id, body.clone()).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), ?body, "a leader's step was not written");
+                false
+            }
+        }
+    }
+
+    pub(crate) fn function_view(&self, view: &View, record: &FunctionRecord) -> FunctionView {
+        let function = &record.function;
+        let memory = self.memory();
+        let (ready, _) = record
+            .serving()
+            .map_or((0, 0), |serving| memory.counts(serving.id));
+        let wanted = match record.serving() {
+            Some(_) if function.disabled => 0,
+            Some(_) => {
+                let scaled = memory
+                    .functions
+                    .get(&function.id)
+                    .map_or(0, |f| f.scaled.wanted);
+                scaled.clamp(function.scale.min(), function.scale.max())
+            }
+            None => 0,
+        };
+        view.function_view(record, wanted, ready)
+    }
+
+    pub(crate) fn runtime_view(&self, function: FunctionId) -> FunctionRuntimeView {
+        let memory = self.memory();
+        let instances = memory
+            .of_function(function)
+            .map(|(id, instance)| InstanceView {
+                id,
+                revision: instance.spec.revision,
+                node: instance.node,
+                state: match instance.phase {
+                    Phase::Starting => InstanceState::Starting,
+                    Phase::Ready => InstanceState::Ready,
+                    Phase::Draining { .. } => InstanceState::Draining,
+                },
+                since: instance.since,
+                placement: instance.placement.clone(),
+            });
+        let instances = instances.collect();
+        let Some(found) = memory.functions.get(&function) else {
+            return FunctionRuntimeView::default();
+        };
+        FunctionRuntimeView {
+            instances,
+            decisions: found.decisions.iter().cloned().collect(),
+            exits: found.exits.iter().cloned().collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("cluster_id", &self.cluster_id)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn fresh_write() -> WriteId {
+    WriteId(Uuid::new_v4())
+}
+
+pub(crate) fn fresh_instance() -> InstanceId {
+    InstanceId(Uuid::new_v4())
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The kind of an exit as a metric's label: bounded.
+pub(crate) fn exit_kind(reason: &ExitReason) -> &'static str {
+    match reason {
+        ExitReason::Stopped => "stopped",
+        ExitReason::TimedOut => "timed_out",
+        ExitReason::OutOfMemory { .. } => "out_of_memory",
+        ExitReason::Exited { .. } => "exited",
+        ExitReason::Signaled { .. } => "signaled",
+        ExitReason::InitFailed { .. } => "init_failed",
+        ExitReason::InitTimedOut { .. } => "init_timed_out",
+        ExitReason::LaunchFailed { .. } => "launch_failed",
+        ExitReason::Lost => "lost",
+    }
+}

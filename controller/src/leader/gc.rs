@@ -1,0 +1,62 @@
+//! The loop that collects what nothing names any more.
+
+use std::sync::Arc;
+
+use coracle_base::Shutdown;
+use coracle_state::View;
+
+use crate::{
+    artifacts::ArtifactError,
+    core::{Core, chain},
+    metrics,
+};
+
+pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(core.config.gc_interval) => {}
+            () = shutdown.requested() => return,
+        }
+        if !core.memory().leads() {
+            continue;
+        }
+        match artifacts(&core).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "artifacts collected"),
+            Err(error) => tracing::warn!(error = %chain(&error), "artifacts not collected"),
+        }
+        build_logs(&core, core.view()).await;
+    }
+}
+
+/// An artifact goes when no revision names it and its last upload is long ago: the upload comes
+/// before the write that names it. Tasks need no collection: the state machine keeps a bounded
+/// number of ended ones by itself.
+async fn artifacts(core: &Core) -> Result<u64, ArtifactError> {
+    let grace = u64::try_from(core.config.artifact_grace.as_millis()).unwrap_or(u64::MAX);
+    // Listed before the view is read: what was named in between is in the view.
+    let stored = core.artifacts.list().await?;
+    let view = core.view();
+    let named = view.referenced_artifacts();
+    let mut removed = 0;
+    for artifact in stored {
+        let age = core.clock.now_millis().saturating_sub(artifact.modified);
+        if age >= grace && !named.contains(&artifact.digest) {
+            tracing::debug!(digest = %artifact.digest, bytes = artifact.bytes, "artifact collected");
+            core.artifacts.remove(artifact).await?;
+            removed += 1;
+        }
+    }
+    metrics::artifacts_removed(removed);
+    Ok(removed)
+}
+
+async fn build_logs(core: &Core, view: Arc<View>) {
+    let kept = core
+        .build_logs
+        .retain(move |revision| view.revision(revision).is_some())
+        .await;
+    if let Err(error) = kept {
+        tracing::warn!(error = %chain(&error), "build logs not collected");
+    }
+}

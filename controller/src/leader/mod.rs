@@ -1,0 +1,41 @@
+//! What runs only while this controller leads.
+//!
+//! Each loop is woken by events and by a timer, looks at all there is, and does what is missing;
+//! nothing is retried inside, the next turn is the retry.
+
+pub(crate) mod activate;
+pub(crate) mod builds;
+mod gc;
+pub(crate) mod memory;
+mod plan;
+pub(crate) mod reports;
+pub(crate) mod routes;
+mod spec;
+mod term;
+
+use std::sync::Arc;
+
+use coracle_base::Shutdown;
+
+use crate::core::Core;
+
+/// Runs until shutdown.
+pub(crate) fn spawn(core: &Arc<Core>, shutdown: &Shutdown) {
+    shutdown.spawn(
+        "leader: term",
+        term::run(Arc::clone(core), shutdown.clone()),
+    );
+    shutdown.spawn(
+        "leader: routes",
+        routes::run(Arc::clone(core), shutdown.clone()),
+    );
+    shutdown.spawn(
+        "leader: plan",
+        plan::run(Arc::clone(core), shutdown.clone()),
+    );
+    shutdown.spawn(
+        "leader: builds",
+        builds::run(Arc::clone(core), shutdown.clone()),
+    );
+    shutdown.spawn("leader: gc", gc::run(Arc::clone(core), shutdown.clone()));
+}
