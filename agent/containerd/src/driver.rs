@@ -1,0 +1,189 @@
+//! The driver: what the agent sees.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use coracle_driver::{
+    Exit, InstanceDriver, LaunchError, LaunchOrder, Launched, StemTarget, Stop, Survivor,
+};
+use coracle_model::{ExitReason, InstanceId, RuntimeName};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    config::{Config, ShimCommand},
+    container::Container,
+    instances::{Instance, Instances, Phase},
+    launch::Launcher,
+    machine::{Machine, StartError},
+    stem::{self, Pools},
+    sweep,
+};
+
+/// Instances and builds as containers of containerd. Dropping it leaves instances running, to be
+/// adopted by the next one; see [`ContainerdDriver::start`].
+pub struct ContainerdDriver {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) instances: Arc<Instances>,
+    launcher: Arc<Launcher>,
+    pools: Arc<Pools>,
+    commands: BTreeMap<RuntimeName, ShimCommand>,
+    pub(crate) exits: mpsc::UnboundedSender<Exit>,
+    exits_taken: Mutex<Option<mpsc::UnboundedReceiver<Exit>>>,
+    /// Refilling, sweeping, and keeping a private containerd alive.
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
+impl fmt::Debug for ContainerdDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerdDriver")
+            .field("machine", &self.machine)
+            .field("stems", &self.pools.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ContainerdDriver {
+    /// Finds or starts containerd, and prepares namespace, network and directories. Safe to repeat
+    /// while instances of an earlier process run; [`InstanceDriver::adopt`] is to be called next.
+    pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        let machine = Arc::new(Machine::start(&config).await?);
+        let pools = Arc::new(Pools::new());
+        let (exits, exits_taken) = mpsc::unbounded_channel();
+        let keeper = Arc::clone(&machine);
+        let background = vec![
+            tokio::spawn(stem::refill(
+                Arc::clone(&machine),
+                Arc::downgrade(&pools),
+                config.commands.clone(),
+                config.stems,
+            )),
+            tokio::spawn(sweep::repeat(Arc::clone(&machine))),
+            tokio::spawn(async move { keeper.daemon.keep().await }),
+        ];
+        let launcher = Launcher {
+            machine: Arc::clone(&machine),
+            pools: Arc::clone(&pools),
+            claims: Arc::new(Semaphore::new(config.stems.concurrent_claims.max(1))),
+        };
+        Ok(Arc::new(Self {
+            machine,
+            instances: Arc::default(),
+            launcher: Arc::new(launcher),
+            pools,
+            commands: config.commands,
+            exits,
+            exits_taken: Mutex::new(Some(exits_taken)),
+            _background: background.into_iter().map(AbortOnDropHandle::new).collect(),
+        }))
+    }
+
+    /// Reports the one exit of an instance that runs.
+    pub(crate) fn watch(&self, instance: Arc<Instance>, container: Arc<Container>) {
+        let (instances, exits) = (Arc::clone(&self.instances), self.exits.clone());
+        tokio::spawn(async move {
+            let reason = container.gone().await;
+            instances.end(&instance, reason.clone());
+            // Nobody listens when the agent is ending.
+            let _ = exits.send(Exit {
+                id: instance.id,
+                revision: instance.revision,
+                reason,
+            });
+        });
+    }
+
+    /// Ends all idle stems, for a machine that should hold nothing of us but instances.
+    pub async fn drain_stems(&self) {
+        let stems = self.pools.drain();
+        for stem in &stems {
+            stem.container.kill(ExitReason::Stopped);
+        }
+        for stem in stems {
+            stem.container.gone().await;
+        }
+    }
+}
+
+#[async_trait]
+impl InstanceDriver for ContainerdDriver {
+    async fn adopt(&self) -> Result<Vec<Survivor>, LaunchError> {
+        self.adopt_all()
+            .await
+            .map_err(|error| LaunchError::platform("list containers", error))
+    }
+
+    async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
+        let (instance, fresh) = self.instances.begin(order.spec.id, order.spec.revision);
+        if !fresh {
+            return instance.joined().await;
+        }
+        let Some(command) = self.commands.get(&order.spec.runtime).cloned() else {
+            let error = stem::Error::UnknownRuntime(order.spec.runtime.clone());
+            let error = LaunchError::platform("start a container", error);
+            self.instances.end(&instance, error.exit_reason());
+            return Err(error);
+        };
+        // On a task of its own, so that a caller that gives up leaves nothing half-made.
+        let (launcher, starting) = (Arc::clone(&self.launcher), Arc::clone(&instance));
+        let (instances, exits) = (Arc::clone(&self.instances), self.exits.clone());
+        let task = tokio::spawn(async move {
+            match launcher.launch(&order, &command, &starting).await {
+                Ok((launched, stem)) => {
+                    starting.set(Phase::Running(launched.socket.clone()));
+                    tokio::spawn(async move {
+                        let reason = stem.container.gone().await;
+                        instances.end(&starting, reason.clone());
+                        let (id, revision) = (starting.id, starting.revision);
+                        let _ = exits.send(Exit {
+                            id,
+                            revision,
+                            reason,
+                        });
+                    });
+                    Ok(launched)
+                }
+                Err(error) => {
+                    instances.end(&starting, error.exit_reason());
+                    Err(error)
+                }
+            }
+        });
+        task.await.map_err(|error| {
+            let error = LaunchError::platform("start a container", error);
+            self.instances.end(&instance, error.exit_reason());
+            error
+        })?
+    }
+
+    async fn stop(&self, id: InstanceId, how: Stop) -> Result<(), LaunchError> {
+        if let Some(instance) = self.instances.get(id) {
+            instance.stop(how).await;
+        }
+        Ok(())
+    }
+
+    fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
+        let taken = self
+            .exits_taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        taken.unwrap_or_else(|| {
+            tracing::error!("the stream of exits was asked for twice");
+            mpsc::unbounded_channel().1
+        })
+    }
+
+    fn set_stems(&self, targets: BTreeMap<RuntimeName, StemTarget>) {
+        self.pools.set(targets);
+    }
+
+    fn stems(&self) -> BTreeMap<RuntimeName, u32> {
+        self.pools.counts()
+    }
+}

@@ -1,0 +1,232 @@
+//! From an order to an instance whose user code answered.
+
+use std::{io, sync::Arc};
+
+use coracle_driver::{LaunchError, LaunchOrder, Launched, Origin};
+use coracle_model::{ExitReason, Network, Timestamp};
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    cgroup::{self, Limits},
+    config::ShimCommand,
+    frames::{self, Claimed},
+    instances::Instance,
+    labels::{self, Identity, Role},
+    logs::Owner,
+    machine::Machine,
+    mount::{self, Claim},
+    stem::{PROCESSES, Pools, Stem},
+};
+
+/// Stems that may turn out dead before a fresh container is made.
+const STEM_TRIES: usize = 3;
+
+/// What a launch needs beside the order.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) pools: Arc<Pools>,
+    /// Bounds claims at once.
+    pub(crate) claims: Arc<Semaphore>,
+}
+
+impl Launcher {
+    /// Runs on a task of its own. After an error the container is gone.
+    pub(crate) async fn launch(
+        &self,
+        order: &LaunchOrder,
+        command: &ShimCommand,
+        instance: &Instance,
+    ) -> Result<(Launched, Stem), LaunchError> {
+        let began = Instant::now();
+        let _busy = self.pools.busy();
+        let _turn = self
+            .claims
+            .acquire()
+            .await
+            .map_err(|e| LaunchError::platform("queue", e))?;
+
+        for _ in 0..STEM_TRIES {
+            let Some(stem) = self.pools.take(&order.spec.runtime, &order.rootfs) else {
+                break;
+            };
+            match self.claim(order, stem, instance, Origin::Stem, began).await {
+                Err(Failure::DeadStem) => {}
+                Err(Failure::Launch(error)) => return Err(error),
+                Ok(launched) => return Ok(launched),
+            }
+        }
+        let (machine, command) = (Arc::clone(&self.machine), command.clone());
+        let (rootfs, memory) = (order.rootfs.clone(), order.spec.memory);
+        // With the order's own memory, so that nothing needs raising; but never less than the
+        // shim needs to say that it is too little.
+        let memory = memory.max(command.min_memory);
+        let stem = tokio::spawn(async move { machine.make_stem(&command, rootfs, memory).await })
+            .await
+            .map_err(|error| LaunchError::platform("start a container", error))?
+            .map_err(|error| LaunchError::platform("start a container", error))?;
+        match self
+            .claim(order, stem, instance, Origin::Scratch, began)
+            .await
+        {
+            Ok(launched) => Ok(launched),
+            Err(Failure::Launch(error)) => Err(error),
+            Err(Failure::DeadStem) => Err(LaunchError::platform(
+                "claim the container",
+                io::Error::other("it ended right after it had started"),
+            )),
+        }
+    }
+
+    /// Gives a stem its function. Whatever goes wrong, the stem is used up.
+    async fn claim(
+        &self,
+        order: &LaunchOrder,
+        mut stem: Stem,
+        instance: &Instance,
+        origin: Origin,
+        began: Instant,
+    ) -> Result<(Launched, Stem), Failure> {
+        if let Err(reason) = instance.attach(&stem.container) {
+            stem.container.kill(reason.clone());
+            stem.container.gone().await;
+            return Err(Failure::Launch(LaunchError::Function(reason)));
+        }
+        let claimed = self.give(order, &mut stem, origin, began).await;
+        match claimed {
+            Ok(launched) => Ok((launched, stem)),
+            Err(failure) => {
+                // A reason given before, such as a stop, is kept.
+                stem.container.kill(ExitReason::Stopped);
+                stem.container.gone().await;
+                instance.detach();
+                Err(failure)
+            }
+        }
+    }
+
+    async fn give(
+        &self,
+        order: &LaunchOrder,
+        stem: &mut Stem,
+        origin: Origin,
+        began: Instant,
+    ) -> Result<Launched, Failure> {
+        let spec = &order.spec;
+        let container = &stem.container;
+        let limits = Limits {
+            memory: spec.memory.bytes(),
+            cpu_millis: spec.cpu.get(),
+            processes: PROCESSES + 2 * spec.concurrency.get(),
+        };
+        container.note_limit(limits.memory);
+        container.output.belongs_to(Owner {
+            function: spec.revision.function,
+            instance: spec.id,
+        });
+        let cut = match spec.network {
+            Network::Egress => None,
+            Network::None => container.link.clone(),
+        };
+        let attached = self
+            .machine
+            .claimers
+            .claim(Claim {
+                pidfd: Arc::clone(&container.pidfd),
+                cgroup: container.cgroup.clone(),
+                limits,
+                tmp_bytes: limits.memory / 2,
+                code: order.code.clone(),
+                dependencies: order.dependencies.clone(),
+                cut,
+            })
+            .await;
+        match attached {
+            Ok(()) => {}
+            Err(error) if error.is_gone() => return Err(Failure::DeadStem),
+            // The function asks for less than its runtime needs to start.
+            Err(mount::Error::Limits(cgroup::Error::TooSmall { .. })) => {
+                let reason = ExitReason::OutOfMemory {
+                    limit_mib: spec.memory.mib(),
+                };
+                return Err(Failure::Launch(LaunchError::Function(reason)));
+            }
+            Err(error) => {
+                return Err(Failure::Launch(LaunchError::platform(
+                    "claim a container",
+                    error,
+                )));
+            }
+        }
+        let start = began.elapsed();
+
+        let message = frames::claim_message(spec, order.dependencies.is_some());
+        let init_began = Instant::now();
+        let answer = frames::claim(&mut stem.connection, &message);
+        let answered = tokio::time::timeout(spec.init_timeout.duration(), answer).await;
+        let reason = match answered {
+            Ok(Ok(Claimed::Ready)) => {
+                self.label(order, stem);
+                return Ok(Launched {
+                    socket: container.socket(),
+                    origin,
+                    start,
+                    init: init_began.elapsed(),
+                });
+            }
+            Ok(Ok(Claimed::Failed(message))) => ExitReason::InitFailed { message },
+            // The connection broke: nearly always because the process ended.
+            Ok(Err(error)) => self.why_broken(stem, &error).await,
+            Err(_) => ExitReason::InitTimedOut {
+                seconds: spec.init_timeout.secs(),
+            },
+        };
+        Err(Failure::Launch(LaunchError::Function(reason)))
+    }
+
+    async fn why_broken(&self, stem: &Stem, error: &io::Error) -> ExitReason {
+        let patience = std::time::Duration::from_secs(2);
+        match tokio::time::timeout(patience, stem.container.gone()).await {
+            Ok(reason) => reason,
+            Err(_) => ExitReason::InitFailed {
+                message: format!("the shim broke off the claim: {error}"),
+            },
+        }
+    }
+
+    /// Writes the identity on the record, behind the launch's back: containerd syncs its database
+    /// to disk for it. Killed before that, the next process takes this instance for a stem and
+    /// removes it, and the leader orders another one.
+    fn label(&self, order: &LaunchOrder, stem: &Stem) {
+        let spec = &order.spec;
+        let identity = Identity {
+            id: spec.id,
+            revision: spec.revision,
+            runtime: spec.runtime.clone(),
+            memory: spec.memory,
+            cpu: spec.cpu,
+            concurrency: spec.concurrency.get(),
+            started_at: Timestamp(self.machine.clock.now_millis()),
+        };
+        let labels = labels::encode(&Role::Instance(identity), stem.container.slot());
+        let (machine, container) = (Arc::clone(&self.machine), Arc::clone(&stem.container));
+        tokio::spawn(async move {
+            let written = machine.client.label_container(&container.id, labels).await;
+            if let Err(error) = written
+                && !container.is_gone()
+            {
+                tracing::warn!(
+                    container = container.id,
+                    error = %crate::daemon::chain(&error),
+                    "cannot label an instance: it will not survive a restart of the agent"
+                );
+            }
+        });
+    }
+}
+
+enum Failure {
+    /// It had ended before anything of the function's was in it.
+    DeadStem,
+    Launch(LaunchError),
+}

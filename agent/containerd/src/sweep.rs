@@ -1,0 +1,124 @@
+//! Adoption of what an earlier process left, and removal of everything that nobody holds.
+
+use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+
+use coracle_driver::Survivor;
+
+use crate::{
+    client::{self, Record, Task},
+    container,
+    daemon::chain,
+    driver::ContainerdDriver,
+    labels,
+    logs::Owner,
+    machine::Machine,
+};
+
+const EVERY: Duration = Duration::from_secs(30);
+
+impl ContainerdDriver {
+    /// Instances that run and were claimed are watched again; stems and half-made containers are
+    /// removed, since nobody knows how far they came.
+    pub(crate) async fn adopt_all(&self) -> Result<Vec<Survivor>, client::Error> {
+        let machine = &self.machine;
+        let records = machine.client.containers().await?;
+        let tasks = machine.client.tasks().await?;
+        let mut survivors = Vec::new();
+        for record in records {
+            if let Some(survivor) = self.adopt_one(&record, tasks.get(&record.id)) {
+                survivors.push(survivor);
+            }
+        }
+        // What is not adopted is not live, and so a leftover.
+        machine.sweep().await?;
+        Ok(survivors)
+    }
+
+    fn adopt_one(&self, record: &Record, task: Option<&Task>) -> Option<Survivor> {
+        let machine = &self.machine;
+        if machine.live().contains(&record.id) {
+            return None;
+        }
+        let (identity, slot) = labels::decode(&record.labels)?;
+        let task = task.filter(|task| task.alive)?;
+        let socket = container::socket(&machine.run_dir.join(&record.id));
+        if !socket.exists() {
+            return None;
+        }
+        let slot = machine.slots.claim(slot)?;
+        let limit = identity.memory.bytes();
+        let container = machine.take_over(record, task.pid, slot, limit, machine.to_log())?;
+        let owner = Owner {
+            function: identity.revision.function,
+            instance: identity.id,
+        };
+        container.output.belongs_to(owner);
+        let instance = self
+            .instances
+            .adopted(identity.id, identity.revision, &container);
+        self.watch(instance, container);
+        Some(Survivor {
+            id: identity.id,
+            revision: identity.revision,
+            runtime: identity.runtime,
+            socket,
+            memory: identity.memory,
+            cpu: identity.cpu,
+            concurrency: identity.concurrency,
+            started_at: identity.started_at,
+        })
+    }
+}
+
+impl Machine {
+    /// Removes containers, tasks without a container, and directories that are not live.
+    pub(crate) async fn sweep(&self) -> Result<(), client::Error> {
+        let records = self.client.containers().await?;
+        let tasks = self.client.tasks().await?;
+        let known: HashMap<_, _> = records.iter().map(|r| (r.id.as_str(), ())).collect();
+        for id in tasks.keys().filter(|id| !known.contains_key(id.as_str())) {
+            if self.is_leftover(id) {
+                // containerd reaches a task only through its container's record.
+                let labels = labels::encode(&labels::Role::Stem, 0);
+                self.client
+                    .create_container(id, b"{}".to_vec(), labels)
+                    .await?;
+                self.remove_leftover(id).await;
+            }
+        }
+        for record in &records {
+            if self.is_leftover(&record.id) {
+                self.remove_leftover(&record.id).await;
+            }
+        }
+        for entry in fs::read_dir(&self.run_dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) && self.is_leftover(&name) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    fn is_leftover(&self, id: &str) -> bool {
+        !self.live().contains(id)
+    }
+
+    async fn remove_leftover(&self, id: &str) {
+        tracing::info!(container = id, "removing a leftover");
+        if let Err(error) = self.discard(id).await {
+            tracing::warn!(container = id, error = %chain(&error), "cannot remove a leftover");
+        }
+    }
+}
+
+/// Looks for leftovers now and then: a removal that failed because containerd was away is made up
+/// for here. The first time is adoption's.
+pub(crate) async fn repeat(machine: Arc<Machine>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if let Err(error) = machine.sweep().await {
+            tracing::warn!(error = %chain(&error), "cannot look for leftovers");
+        }
+    }
+}

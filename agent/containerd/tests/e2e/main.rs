@@ -1,0 +1,1 @@
+//! Real containerd; asked for by the feature.
