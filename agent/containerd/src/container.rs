@@ -22,7 +22,7 @@ use rustix::{
     fs::Mode,
     process::{Pid, PidfdFlags, Signal},
 };
-use tokio::{io::unix::AsyncFd, sync::watch};
+use tokio::sync::watch;
 
 use crate::{
     cgroup::{Cgroup, Limits},
@@ -31,7 +31,7 @@ use crate::{
     images, labels,
     logs::{self, Consumer, Output},
     machine::Machine,
-    network,
+    network, pidfd,
     slots::{self, NoSlot, Slot, USER},
     spec::{self, Bind},
 };
@@ -325,7 +325,7 @@ impl Machine {
 
     /// Waits for the end, finds the reason, and removes everything.
     async fn supervise(self: Arc<Self>, container: Arc<Container>) {
-        ended(&container.pidfd).await;
+        pidfd::ended(&container.pidfd).await;
         // Before anything is deleted: the count goes with the cgroup.
         let out_of_memory = container.cgroup.memory_kills() > 0;
         let status = self.exit_status(&container.id).await;
@@ -423,21 +423,6 @@ fn open_pidfd(pid: u32, cgroup_path: &str) -> Option<OwnedFd> {
     let fd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
     let text = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_pid())).ok()?;
     Cgroup::contains(cgroup_path, &text).then_some(fd)
-}
-
-/// Waits until the process has ended.
-async fn ended(pidfd: &Arc<OwnedFd>) {
-    let watched = AsyncFd::register_with_interest(Arc::clone(pidfd), tokio::io::Interest::READABLE);
-    match watched {
-        Ok(fd) => drop(fd.readable().await),
-        Err(error) => {
-            // The runtime cannot watch more descriptors. Asking now and then still ends right.
-            tracing::error!(%error, "cannot watch a process");
-            while rustix::process::pidfd_send_signal(pidfd, Signal::CONT).is_ok() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
 }
 
 /// Why it ended, from what each side knows. Our own intent comes first: after a kill the status

@@ -5,13 +5,17 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::{io::unix::AsyncFd, time::Instant};
+use tokio::time::Instant;
 
-use crate::client::{self, Client};
+use crate::{
+    client::{self, Client},
+    pidfd,
+};
 
 const MACHINE_SOCKET: &str = "/run/containerd/containerd.sock";
 /// containerd opens its database and loads its plugins; seconds on a busy machine.
@@ -188,14 +192,7 @@ impl Private {
         let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) else {
             return;
         };
-        match AsyncFd::register(fd) {
-            Ok(fd) => drop(fd.readable().await),
-            Err(error) => {
-                // Without the event the next call to the daemon shows that it has gone.
-                tracing::warn!(%error, "cannot watch the private containerd");
-                std::future::pending::<()>().await;
-            }
-        }
+        pidfd::ended(&Arc::new(fd)).await;
     }
 
     async fn ensure(&self) -> Result<Daemon, Error> {
