@@ -156,18 +156,9 @@ impl Network {
              link set dev {link} type bridge_slave isolated on\n\
              link set dev {link} up\n"
         ))?;
-        let target = pid.to_string();
         inside(
-            &[
-                "--target",
-                &target,
-                "--user",
-                "--net",
-                "--preserve-credentials",
-                "ip",
-                "-batch",
-                "-",
-            ],
+            pid,
+            &format!("{} && exec ip -batch -", inotify_cap()),
             &format!(
                 "link set dev eth0 addrgenmode none\n\
                  addr add {address}/{PREFIX} dev eth0\n\
@@ -212,23 +203,13 @@ impl Network {
     }
 }
 
-/// Caps what the kernel accounts to the host's root for all containers together. Blocking.
+/// What [`Network::plug`] does beside the cable, for a container without one. Blocking.
 pub(crate) fn cap_inotify(pid: u32) -> Result<(), Error> {
-    let target = pid.to_string();
-    let command = format!("echo {INOTIFY_PER_CONTAINER} > /proc/sys/user/max_inotify_instances");
-    inside(
-        &[
-            "--target",
-            &target,
-            "--user",
-            "--preserve-credentials",
-            "sh",
-            "-c",
-            &command,
-        ],
-        "",
-    )
-    .map(drop)
+    inside(pid, &inotify_cap(), "").map(drop)
+}
+
+fn inotify_cap() -> String {
+    format!("echo {INOTIFY_PER_CONTAINER} > /proc/sys/user/max_inotify_instances")
 }
 
 fn raise_inotify() {
@@ -287,9 +268,12 @@ fn ip(batch: &str) -> Result<Output, Error> {
     run("ip", "iproute2", &["-batch", "-"], batch)
 }
 
-/// Runs in another process's namespaces.
-fn inside(args: &[&str], input: &str) -> Result<Output, Error> {
-    run("nsenter", "util-linux", args, input)
+/// Runs a shell command of the host's as the root user of a container's user namespace, in its
+/// network.
+fn inside(pid: u32, command: &str, input: &str) -> Result<Output, Error> {
+    let target = pid.to_string();
+    let args = ["--target", &target, "--user", "--net", "sh", "-c", command];
+    run("nsenter", "util-linux", &args, input)
 }
 
 fn run(
