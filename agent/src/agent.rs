@@ -1,6 +1,7 @@
 //! The agent put together.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
@@ -9,6 +10,7 @@ use std::{
 
 use coracle_base::{Address, Backoff, Incoming, Shutdown};
 use coracle_driver::{InstanceDriver, LaunchError, StemTarget};
+use coracle_model::RuntimeName;
 use coracle_proto::{
     ConvertError,
     v1::{self, node_service_server::NodeServiceServer},
@@ -82,7 +84,12 @@ pub(crate) struct Shared {
     logs: Arc<LogStore>,
     /// `None` before the first snapshot: until then nothing is started or stopped.
     desired: Mutex<Option<Desired>>,
+    /// What the driver was told last.
+    stems: Mutex<Option<Stems>>,
 }
+
+/// How many idle stems of each runtime, and their image.
+type Stems = BTreeMap<RuntimeName, (u32, PathBuf)>;
 
 impl Config {
     /// Opens what is on the disk and binds the node service; starts nothing yet.
@@ -161,6 +168,7 @@ impl Config {
             images: self.images,
             logs: self.logs,
             desired: Mutex::default(),
+            stems: Mutex::default(),
         };
         let started = Mutex::new(Some(Start { ledger, incoming }));
         Ok(Agent {
@@ -269,9 +277,7 @@ impl Agent {
     /// Ends every instance, for cleaning up: gracefully within the grace, then by force. Call it
     /// after the shutdown, or the leader orders them again. Gives what could not be stopped.
     pub async fn stop_all(&self, grace: Duration) -> Vec<LaunchError> {
-        self.shared
-            .driver
-            .set_stems(std::collections::BTreeMap::new());
+        self.shared.set_stems(Stems::new());
         self.shared.instances.stop_all(grace).await
     }
 }
@@ -308,16 +314,28 @@ impl Shared {
         self.builds.apply(&desired.builds);
         let stems = desired.stems.iter().filter_map(|(runtime, count)| {
             // A runtime without its image gets stems when the image is there: this runs again.
-            let rootfs = self.images.present(runtime)?;
-            Some((
-                runtime.clone(),
-                StemTarget {
-                    count: *count,
-                    rootfs,
-                },
-            ))
+            Some((runtime.clone(), (*count, self.images.present(runtime)?)))
         });
-        self.driver.set_stems(stems.collect());
+        self.set_stems(stems.collect());
+    }
+
+    /// Disturbs the driver only when they changed.
+    fn set_stems(&self, wanted: Stems) {
+        let mut stems = self
+            .stems
+            .lock()
+            .expect("never poisoned: no panic while held");
+        if stems.as_ref() != Some(&wanted) {
+            let target = |(count, rootfs): &(u32, PathBuf)| StemTarget {
+                count: *count,
+                rootfs: rootfs.clone(),
+            };
+            let targets = wanted
+                .iter()
+                .map(|(name, stem)| (name.clone(), target(stem)));
+            self.driver.set_stems(targets.collect());
+            *stems = Some(wanted);
+        }
     }
 
     async fn keep_reconciling(&self, shutdown: &Shutdown) {

@@ -74,6 +74,8 @@ struct Inner {
     /// Bytes on the disk beyond which what is unused goes.
     bound: u64,
     state: Mutex<State>,
+    /// To the thread that removes folders.
+    remover: std::sync::mpsc::Sender<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -124,11 +126,18 @@ impl Artifacts {
             };
             state.slots.insert(digest, slot);
         }
+        let (remover, paths) = std::sync::mpsc::channel();
+        std::thread::Builder::new()
+            .name("artifact-remover".to_owned())
+            .spawn(move || disk::remove_all(&paths))
+            .map_err(failed("start the remover of"))?;
+        let state = Mutex::new(state);
         let inner = Arc::new(Inner {
             store,
             scratch,
             bound,
-            state: Mutex::new(state),
+            state,
+            remover,
         });
         Ok(Self { inner, source })
     }
@@ -361,11 +370,8 @@ impl Inner {
                 continue;
             }
             metrics::artifact_evicted();
-            std::thread::spawn(move || {
-                if let Err(error) = std::fs::remove_dir_all(&away) {
-                    tracing::warn!(path = %away.display(), %error, "cannot remove an artifact");
-                }
-            });
+            // Fails only when the thread could not go on; the next start empties the folder.
+            let _ = self.remover.send(away);
         }
         metrics::artifact_bytes(state.bytes);
     }

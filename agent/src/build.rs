@@ -6,9 +6,6 @@
 //! What is absent: a record on disk. After a restart an order that still stands is built anew,
 //! from the builder's cache where it can be.
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::BTreeMap,
     fmt::Debug,

@@ -6,12 +6,17 @@
 //! reached, and while the agent itself is down, instances go on running.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")
+)]
 
 mod agent;
 pub mod artifacts;
 pub mod build;
 mod config;
 pub mod desired;
+pub mod fake;
 pub mod fetch;
 mod health;
 pub mod images;

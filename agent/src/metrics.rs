@@ -220,8 +220,11 @@ mod tests {
             .filter(|line| line.contains("= \"coracle_agent_"))
         {
             let constant = line.trim().split(' ').next().expect("a name");
-            let uses = source.matches(&format!("!({constant}")).count()
-                + source.matches(&format!("set({constant}")).count();
+            let uses: usize = ["!(", "set("]
+                .into_iter()
+                .flat_map(|call| [format!("{call}{constant})"), format!("{call}{constant},")])
+                .map(|call| source.matches(&call).count())
+                .sum();
             assert_eq!(uses, 1, "{constant}");
         }
     }

@@ -26,6 +26,8 @@ use crate::{
     metrics,
 };
 
+/// A snapshot holds the environment of every instance, up to 32 KiB each.
+const MESSAGE_BYTES: usize = 64 << 20;
 /// Messages on their way to the network.
 const OUTGOING: usize = 16;
 /// A further report goes out before the last one is acknowledged only after this: so reports
@@ -160,7 +162,7 @@ impl Follower<'_> {
             builds: true,
         };
         self.report(&mut upward, agent_message::Body::Hello);
-        let mut client = AgentsClient::new(channel);
+        let mut client = AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
         let opening = client.session(ReceiverStream::new(outgoing));
         let limit = self.shared.limits.session.connect_within;
         let answer = tokio::select! {

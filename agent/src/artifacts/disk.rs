@@ -3,7 +3,8 @@
 use std::{
     fs::{self, File},
     io,
-    path::Path,
+    path::{Path, PathBuf},
+    sync::mpsc,
 };
 
 use coracle_builder::{UnpackLimits, unpack};
@@ -93,4 +94,13 @@ fn sync(folder: &Path) -> io::Result<()> {
         }
     }
     File::open(folder)?.sync_all()
+}
+
+/// Removes folders as they come, until nobody can send one any more.
+pub(super) fn remove_all(paths: &mpsc::Receiver<PathBuf>) {
+    for path in paths {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an artifact");
+        }
+    }
 }

@@ -167,7 +167,11 @@ fn newest(
 }
 
 /// Hands out the lines of a file from its end until `take` has enough.
-fn backwards(mut file: File, length: u64, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+pub(super) fn backwards(
+    mut file: File,
+    length: u64,
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
     let mut start = length;
     // What was read of the line that begins before `start`.
     let mut rest: Vec<u8> = Vec::new();

@@ -84,7 +84,8 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    pub(super) async fn passed(&self) {
+    /// Returns when it is open.
+    pub async fn passed(&self) {
         // Cannot fail: the sender is held here.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::time::Duration;
 
 use coracle_model::{
@@ -52,7 +54,7 @@ fn invoke(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-async fn frame(stream: &mut UnixStream) -> std::io::Result<(u8, u8, Vec<u8>)> {
+async fn frame(stream: &mut UnixStream) -> io::Result<(u8, u8, Vec<u8>)> {
     let length = stream.read_u32_le().await?;
     let (kind, flags) = (stream.read_u8().await?, stream.read_u8().await?);
     stream.read_u16_le().await?;
