@@ -245,7 +245,7 @@ impl Builder {
         run.workspace.write(&plan.code)?;
         let done = run.step("check", &plan.check).await?;
         if !done.succeeded() {
-            let sentence = done.refusal(|output| failure::of_check(output, plan::CODE));
+            let sentence = done.refusal(failure::of_check);
             return Err(BuildError::Function(sentence));
         }
         self.pack(run, "code", "the code").await
@@ -445,3 +445,6 @@ fn message(
     }
     message
 }
+
+#[cfg(test)]
+mod tests;

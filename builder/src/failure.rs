@@ -114,11 +114,14 @@ fn unreachable(output: &str) -> bool {
     .any(|sign| output.contains(sign))
 }
 
+/// Where the code lies while it is checked, and where its byte code says that it will lie.
+const CODE_DIRS: [&str; 2] = ["/build/code/", "/fn/code/"];
+
 /// What is wrong with the code's syntax, with file and line.
-pub fn of_check(output: &str, code_dir: &str) -> String {
+pub fn of_check(output: &str) -> String {
     let place = output
         .lines()
-        .find_map(|line| python_place(line, code_dir).or_else(|| node_place(line, code_dir)));
+        .find_map(|line| python_place(line).or_else(|| node_place(line)));
     let error = output.lines().map(str::trim).rfind(|line| {
         let word = line.split(':').next().unwrap_or_default();
         word.ends_with("Error") && !word.contains(char::is_whitespace)
@@ -132,25 +135,23 @@ pub fn of_check(output: &str, code_dir: &str) -> String {
 }
 
 /// `  File "/build/code/main.py", line 3`
-fn python_place<'a>(line: &'a str, dir: &str) -> Option<(&'a str, &'a str)> {
+fn python_place(line: &str) -> Option<(&str, &str)> {
     let rest = line.trim().strip_prefix("File \"")?;
     let (path, rest) = rest.split_once("\", line ")?;
     let number = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    Some((inside(path, dir), number))
+    Some((inside(path)?, number))
 }
 
 /// `/build/code/main.js:3`
-fn node_place<'a>(line: &'a str, dir: &str) -> Option<(&'a str, &'a str)> {
+fn node_place(line: &str) -> Option<(&str, &str)> {
     let line = line.strip_prefix("file://").unwrap_or(line);
     let (path, number) = line.rsplit_once(':')?;
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    (digits && path.starts_with(dir)).then(|| (inside(path, dir), number))
+    Some((inside(path)?, number)).filter(|_| digits)
 }
 
-fn inside<'a>(path: &'a str, dir: &str) -> &'a str {
-    path.strip_prefix(dir)
-        .unwrap_or(path)
-        .trim_start_matches('/')
+fn inside(path: &str) -> Option<&str> {
+    CODE_DIRS.iter().find_map(|dir| path.strip_prefix(dir))
 }
 
 fn last_error(output: &str) -> Option<String> {
@@ -245,19 +246,16 @@ mod tests {
 
     #[test]
     fn a_syntax_error_names_file_and_line() {
-        let python = "*** Error compiling '/build/code/main.py'...\n  File \"/build/code/main.py\", line 3\n    def\n       ^\nSyntaxError: invalid syntax\n\n";
+        let python = "*** Error compiling '/build/code/main.py'...\n  File \"/fn/code/main.py\", line 3\n    def\n       ^\nSyntaxError: invalid syntax\n\n";
         assert_eq!(
-            of_check(python, "/build/code"),
+            of_check(python),
             "main.py, line 3: SyntaxError: invalid syntax"
         );
         let node = "/build/code/main.js:2\nfoo(\n\n\nSyntaxError: missing ) after argument list\n    at wrapSafe (node:internal:1)\n\nNode.js v20.20.2\n";
         assert_eq!(
-            of_check(node, "/build/code"),
+            of_check(node),
             "main.js, line 2: SyntaxError: missing ) after argument list"
         );
-        assert_eq!(
-            of_check("", "/build/code"),
-            "the code could not be compiled"
-        );
+        assert_eq!(of_check(""), "the code could not be compiled");
     }
 }

@@ -3,6 +3,7 @@
 //! `CORACLE_TEST_IMAGES` names a directory to keep the images in.
 
 #![cfg(feature = "e2e")]
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::{
     collections::BTreeMap,
@@ -49,11 +50,11 @@ impl BuildSandbox for ChrootSandbox {
             script.push_str(&format!("mount --bind {from} {rootfs}{to}\n"));
         }
         script.push_str(&format!(
-            "cd {rootfs}{}\nexec chroot --userspec=1000:1000 {rootfs} /bin/sh -c 'cd \"$0\"; exec \"$@\"' {} \"$@\"\n",
+            "cd {rootfs}{}\nexec /usr/sbin/chroot --userspec=1000:1000 {rootfs} /bin/sh -c 'cd \"$0\"; exec \"$@\"' {} \"$@\"\n",
             job.cwd.display(),
             job.cwd.display()
         ));
-        let child = tokio::process::Command::new("unshare")
+        let child = tokio::process::Command::new("/usr/bin/unshare")
             .args([
                 "--mount",
                 "--propagation=private",
@@ -112,7 +113,7 @@ fn store(place: &Place) -> ImageStore {
 async fn ensure(place: &Place, name: &str, route: Route) -> ImagePath {
     let catalog = Catalog::builtin();
     let runtime = catalog.get(&name.parse().unwrap()).unwrap();
-    let (log, mut lines) = mpsc::channel(64);
+    let (log, mut lines) = mpsc::channel::<Vec<u8>>(64);
     let printing = tokio::spawn(async move {
         while let Some(line) = lines.recv().await {
             print!("{}", String::from_utf8_lossy(&line));
@@ -125,7 +126,7 @@ async fn ensure(place: &Place, name: &str, route: Route) -> ImagePath {
 }
 
 fn chroot(image: &ImagePath, argv: &[&str]) -> String {
-    let output = std::process::Command::new("chroot")
+    let output = std::process::Command::new("/usr/sbin/chroot")
         .arg("--userspec=1000:1000")
         .arg(&image.rootfs)
         .args(argv)
@@ -244,7 +245,7 @@ fn request(runtime: &str, code: &str, dependencies: Option<&str>) -> BuildReques
 }
 
 async fn build(builder: &Builder, request: BuildRequest) -> Result<Built, BuildError> {
-    let (log, mut lines) = mpsc::channel(64);
+    let (log, mut lines) = mpsc::channel::<Vec<u8>>(64);
     let collect = tokio::spawn(async move {
         let mut text = String::new();
         while let Some(piece) = lines.recv().await {
@@ -311,7 +312,7 @@ async fn dependencies_install_and_failures_name_the_culprit() {
             "numpy==1.21.0",
             "numpy==1.21.0: no matching distribution for Python 3.11",
         ),
-        ("idna===", "requirements.txt: invalid requirement"),
+        ("a b c", "requirements.txt: invalid requirement"),
     ] {
         let said = sentence(build(&builder, request("python3.11", python, Some(list))).await);
         assert!(said.starts_with(expected), "{said}");

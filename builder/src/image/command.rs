@@ -22,6 +22,11 @@ pub(super) async fn run(mut command: Command, say: &Progress<'_>) -> Result<(), 
         .into_owned();
     let mut child = command
         .env("LC_ALL", "C.UTF-8")
+        // `chroot` and what mmdebstrap calls lie in directories that some shells leave out.
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

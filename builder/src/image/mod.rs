@@ -279,7 +279,7 @@ fn recipe_of(runtime: &Runtime, route: Route) -> Digest {
         "{route:?} {:?} {:?} {}",
         runtime.image, runtime.build.installer, runtime.version
     );
-    text.push_str(recipe::SCRIPTS);
+    text.extend(recipe::SCRIPTS);
     Digest::of(text.as_bytes())
 }
 
@@ -362,6 +362,25 @@ pub(crate) fn make_readable(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl ImageStore {
+    /// An empty image that counts as made.
+    pub(crate) fn plant(&self, runtime: &Runtime, route: Route) {
+        let digest = Digest::of(runtime.name.as_str().as_bytes());
+        let dir = self.root.join(runtime.name.as_str());
+        fs::create_dir_all(dir.join(digest.to_string()).join("rootfs")).unwrap();
+        let current = Current {
+            digest,
+            recipe: recipe_of(runtime, route),
+        };
+        fs::write(
+            dir.join("current.json"),
+            serde_json::to_vec(&current).unwrap(),
+        )
+        .unwrap();
+    }
 }
 
 #[cfg(test)]

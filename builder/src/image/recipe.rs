@@ -11,15 +11,14 @@ use tokio::process::Command;
 use super::{ImageError, Mirror, Progress, command};
 
 const SUITE: &str = "bookworm";
-const SETUP: &str = include_str!("setup.sh");
+/// A merged `/usr`, which plain extraction does not make by itself: it follows these links. On one
+/// line, since mmdebstrap looks for a file of this name.
+const SETUP: &str = "for dir in bin sbin lib lib64; do \
+    mkdir -p \"$1/usr/$dir\" && ln -s \"usr/$dir\" \"$1/$dir\" || exit 1; done";
 const FINISH: &str = include_str!("finish.sh");
 const PYTHON: &str = include_str!("python.sh");
 /// All of them, to tell when an image must be made again.
-pub(super) const SCRIPTS: &str = concat!(
-    include_str!("setup.sh"),
-    include_str!("finish.sh"),
-    include_str!("python.sh")
-);
+pub(super) const SCRIPTS: [&str; 3] = [SETUP, FINISH, PYTHON];
 
 const LEFT_OUT: [&str; 5] = ["doc", "info", "lintian", "locale", "man"];
 

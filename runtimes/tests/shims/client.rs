@@ -47,6 +47,30 @@ impl Language {
         }
     }
 
+    /// Checked, so that an old Node.js is one sentence and not a puzzle.
+    fn program(self) -> String {
+        let variable = self.pick("CORACLE_TEST_PYTHON", "CORACLE_TEST_NODE");
+        let program =
+            std::env::var(variable).unwrap_or_else(|_| self.pick("python3", "node").to_owned());
+        if self == Self::Node {
+            let output = Command::new(&program).arg("--version").output().unwrap_or_else(|error| {
+                panic!("{program} must be there for the shims' tests; {variable} may name another: {error}")
+            });
+            let text = String::from_utf8_lossy(&output.stdout);
+            let mut numbers = text
+                .trim()
+                .trim_start_matches('v')
+                .split('.')
+                .filter_map(|n| n.parse::<u32>().ok());
+            let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+            assert!(
+                version >= (20, 19),
+                "the shims' tests need Node.js 20.19 or later, and {program} is {text}; {variable} may name another"
+            );
+        }
+        program
+    }
+
     pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Python => "main.py",
@@ -69,7 +93,7 @@ impl Shim {
         let runtime = catalog
             .get(&name.parse().expect("a name"))
             .expect("built in");
-        let program = language.pick("python3", "node");
+        let program = language.program();
         let flags = &runtime.shim.argv[1..runtime.shim.argv.len() - 1];
         let shim = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(name)
@@ -78,7 +102,7 @@ impl Shim {
         for part in ["code", "deps"] {
             fs::create_dir(dir.path().join(part)).expect("a directory");
         }
-        let mut child = Command::new(program)
+        let mut child = Command::new(&program)
             .args(flags)
             .arg(shim)
             .env("CORACLE_SOCKET", dir.path().join("fn.sock"))
@@ -87,7 +111,7 @@ impl Shim {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("{program} must be on the PATH for the shims' tests (tests/run.sh installs it): {error}")
+                panic!("{program} must be there for the shims' tests: {error}")
             });
         let (sender, output) = channel();
         let streams: [Box<dyn Read + Send>; 2] = [
