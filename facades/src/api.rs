@@ -23,7 +23,9 @@ pub(crate) struct Api {
 
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").field("info", &self.info).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
     }
 }
 
@@ -44,7 +46,12 @@ impl Api {
     }
 
     pub(crate) async fn project(&self, id: ProjectId) -> Result<Option<Project>, Failure> {
-        Ok(self.port.projects().await?.into_iter().find(|project| project.id == id))
+        Ok(self
+            .port
+            .projects()
+            .await?
+            .into_iter()
+            .find(|project| project.id == id))
     }
 
     pub(crate) async fn function(
@@ -61,7 +68,10 @@ impl Api {
         let bytes = self.port.artifact(digest).await?;
         String::from_utf8(bytes.into()).map_err(|_| {
             tracing::error!(%digest, "the artifact of a function's source is not text");
-            Failure::new(Code::Internal, "The server failed; its log has the details.")
+            Failure::new(
+                Code::Internal,
+                "The server failed; its log has the details.",
+            )
         })
     }
 
@@ -100,7 +110,10 @@ pub(crate) fn check_chars(field: &str, text: &str, min: usize, max: usize) -> Re
 
 /// One entry of the log must hold them beside everything else.
 pub(crate) fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), Invalid> {
-    let total: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let total: usize = annotations
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if total > limits::ANNOTATIONS_TOTAL_MAX_BYTES {
         return Err(Invalid::new(
             "annotations",
@@ -116,7 +129,11 @@ pub(crate) fn check_annotations(annotations: &BTreeMap<String, String>) -> Resul
 /// A log line's time, with all nine digits so that lines sort as text.
 pub(crate) fn rfc3339_nanos(nanos: u64) -> String {
     let seconds = Timestamp(nanos / 1_000_000_000 * 1_000).rfc3339();
-    format!("{}.{:09}Z", seconds.trim_end_matches('Z'), nanos % 1_000_000_000)
+    format!(
+        "{}.{:09}Z",
+        seconds.trim_end_matches('Z'),
+        nanos % 1_000_000_000
+    )
 }
 
 #[cfg(test)]
@@ -125,7 +142,10 @@ mod tests {
 
     #[test]
     fn nanoseconds_keep_their_zeros() {
-        assert_eq!(rfc3339_nanos(1_000_000_042), "1970-01-01T00:00:01.000000042Z");
+        assert_eq!(
+            rfc3339_nanos(1_000_000_042),
+            "1970-01-01T00:00:01.000000042Z"
+        );
         assert_eq!(rfc3339_nanos(0), "1970-01-01T00:00:00.000000000Z");
     }
 }

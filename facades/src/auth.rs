@@ -121,7 +121,10 @@ mod tests {
 
     fn parse(value: &str, scheme: Scheme) -> Option<String> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        headers.insert(
+            header::AUTHORIZATION,
+            HeaderValue::from_str(value).expect("a valid value"),
+        );
         credential(&headers, scheme).map(|(id, secret)| format!("{id}:{secret}"))
     }
 
@@ -167,7 +170,9 @@ mod tests {
 
     #[test]
     fn another_project_and_a_missing_one_look_the_same() {
-        let bound = Principal { token: token(TokenRole::Project(ProjectId(2))) };
+        let bound = Principal {
+            token: token(TokenRole::Project(ProjectId(2))),
+        };
         let project = |id| {
             Some(Project {
                 id: ProjectId(id),
@@ -176,10 +181,18 @@ mod tests {
             })
         };
         assert!(bound.enter(project(2), "p").is_ok());
-        assert_eq!(bound.enter(project(1), "p").expect_err("foreign"), forbidden());
+        assert_eq!(
+            bound.enter(project(1), "p").expect_err("foreign"),
+            forbidden()
+        );
         assert_eq!(bound.enter(None, "p").expect_err("missing"), forbidden());
-        let admin = Principal { token: token(TokenRole::Admin) };
+        let admin = Principal {
+            token: token(TokenRole::Admin),
+        };
         assert!(admin.enter(project(1), "p").is_ok());
-        assert_eq!(admin.enter(None, "p").expect_err("missing").code, Code::NotFound);
+        assert_eq!(
+            admin.enter(None, "p").expect_err("missing").code,
+            Code::NotFound
+        );
     }
 }

@@ -28,9 +28,14 @@ impl RequestId {
     fn of(headers: &HeaderMap, fresh: impl FnOnce() -> String) -> Self {
         let fit = |id: &&str| {
             (1..=REQUEST_ID_MAX).contains(&id.len())
-                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
         };
-        let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).filter(fit);
+        let given = headers
+            .get(REQUEST_ID)
+            .and_then(|v| v.to_str().ok())
+            .filter(fit);
         Self(given.map_or_else(fresh, str::to_owned))
     }
 }
@@ -45,9 +50,14 @@ enum Shape {
 impl Shape {
     fn of_path(path: &str) -> Self {
         let under = |prefix: &str| {
-            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            path.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        if under("/cloud") || under("/v1/tasks") { Self::Gcore } else { Self::Native }
+        if under("/cloud") || under("/v1/tasks") {
+            Self::Gcore
+        } else {
+            Self::Native
+        }
     }
 }
 
@@ -71,14 +81,24 @@ pub(crate) async fn layer(
 
 fn render(response: &mut Response, shape: Shape, failure: &Failure, id: &RequestId) {
     let (kind, body) = match shape {
-        Shape::Native => ("application/problem+json", native::error::body(failure, &id.0)),
+        Shape::Native => (
+            "application/problem+json",
+            native::error::body(failure, &id.0),
+        ),
         Shape::Gcore => ("application/json", gcore::error::body(failure, &id.0)),
     };
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CORACLE_ERROR, HeaderValue::from_static(failure.code.as_str()));
-    let retry = if failure.code.worth_retrying() { "true" } else { "false" };
+    headers.insert(
+        CORACLE_ERROR,
+        HeaderValue::from_static(failure.code.as_str()),
+    );
+    let retry = if failure.code.worth_retrying() {
+        "true"
+    } else {
+        "false"
+    };
     headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
     if failure.code.status() == http::StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -88,7 +108,10 @@ fn render(response: &mut Response, shape: Shape, failure: &Failure, id: &Request
             Shape::Native => "Bearer",
             Shape::Gcore => "APIKey",
         };
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        );
     }
     if matches!(failure.code, Code::PayloadTooLarge | Code::RequestTimeout) {
         // The rest of the body is still on its way; the connection cannot carry another request.
@@ -104,7 +127,10 @@ pub(crate) async fn no_route(request: Request) -> Failure {
 
 pub(crate) async fn no_method(request: Request) -> Failure {
     let path: String = request.uri().path().chars().take(200).collect();
-    Failure::new(Code::MethodNotAllowed, format!("{path} does not have {}", request.method()))
+    Failure::new(
+        Code::MethodNotAllowed,
+        format!("{path} does not have {}", request.method()),
+    )
 }
 
 #[cfg(test)]
@@ -122,7 +148,10 @@ mod tests {
         for bad in ["", "a b", "a\tb", "<script>", "x".repeat(129).leak()] {
             assert_eq!(of(bad), "fresh", "{bad:?}");
         }
-        assert_eq!(RequestId::of(&HeaderMap::new(), || "fresh".to_owned()).0, "fresh");
+        assert_eq!(
+            RequestId::of(&HeaderMap::new(), || "fresh".to_owned()).0,
+            "fresh"
+        );
     }
 
     #[test]

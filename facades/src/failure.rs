@@ -18,7 +18,11 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: None }
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+        }
     }
 
     /// A bad value in the named field.
@@ -55,7 +59,10 @@ impl Failure {
             }
             PortError::Internal(detail) => {
                 tracing::error!(%detail, "internal error behind a management call");
-                Self::new(Code::Internal, "The server failed; its log has the details.")
+                Self::new(
+                    Code::Internal,
+                    "The server failed; its log has the details.",
+                )
             }
         }
     }

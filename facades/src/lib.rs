@@ -13,8 +13,8 @@ mod envelope;
 mod failure;
 pub mod gcore;
 pub mod native;
-pub mod port;
 mod path;
+pub mod port;
 mod query;
 mod runtimes;
 
@@ -31,13 +31,17 @@ use crate::{
 /// All management APIs over one port: the native one under `/api/v1`, Gcore's under `/cloud/v1` and
 /// `/v1/tasks`. Every answer carries `X-Request-Id`; every error has the shape of the API whose path
 /// was called, the native one's where no API has the path.
-pub fn router(
-    port: Arc<dyn ControlPlane>,
-    info: ServerInfo,
-    env: Arc<dyn Environment>,
-) -> Router {
-    let info = ServerInfo { public_url: info.public_url.trim_end_matches('/').to_owned(), ..info };
-    let api = Arc::new(Api { port, info, env, catalog: Catalog::builtin() });
+pub fn router(port: Arc<dyn ControlPlane>, info: ServerInfo, env: Arc<dyn Environment>) -> Router {
+    let info = ServerInfo {
+        public_url: info.public_url.trim_end_matches('/').to_owned(),
+        ..info
+    };
+    let api = Arc::new(Api {
+        port,
+        info,
+        env,
+        catalog: Catalog::builtin(),
+    });
     let envelope = axum::middleware::from_fn_with_state(Arc::clone(&api), envelope::layer);
     Router::new()
         .merge(native::router())

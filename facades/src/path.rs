@@ -15,7 +15,11 @@ impl PathParts {
     pub(crate) async fn of(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         let raw = RawPathParams::from_request_parts(parts, api).await;
         let raw = raw.map_err(|_| Failure::invalid("path", "is not valid UTF-8"))?;
-        Ok(Self(raw.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+        Ok(Self(
+            raw.iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        ))
     }
 
     /// Empty when the route has no such part.
@@ -39,6 +43,9 @@ impl PathParts {
 
     pub(crate) fn function(&self) -> Result<FunctionRef, Failure> {
         let name = self.named("function_name", "function")?;
-        Ok(FunctionRef { namespace: self.namespace()?, name })
+        Ok(FunctionRef {
+            namespace: self.namespace()?,
+            name,
+        })
     }
 }

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_model::{
     Digest, FunctionKey, FunctionRef, InstanceId, LogLine, Namespace, Operation, Project,
-    ProjectId, Refusal, Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId, node::{Node, Resources},
+    ProjectId, Refusal, Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId,
+    node::{Node, Resources},
     query::{FunctionRuntimeView, FunctionView},
 };
 use futures_util::Stream;

@@ -26,11 +26,16 @@ impl Params {
     /// The last one given wins. A parameter without a value counts as absent.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().rev().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        found
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     pub(crate) fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn integer(
@@ -39,12 +44,17 @@ impl Params {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<u64, Failure> {
-        let Some(text) = self.get(name) else { return Ok(default) };
+        let Some(text) = self.get(name) else {
+            return Ok(default);
+        };
         let parsed = text.parse().ok().filter(|value| range.contains(value));
         parsed.ok_or_else(|| {
             let (low, high) = (range.start(), range.end());
             let shown: String = text.chars().take(40).collect();
-            Failure::invalid(name, format_args!("must be an integer from {low} to {high}, is {shown:?}"))
+            Failure::invalid(
+                name,
+                format_args!("must be an integer from {low} to {high}, is {shown:?}"),
+            )
         })
     }
 
@@ -58,19 +68,28 @@ impl Params {
     }
 
     pub(crate) fn time(&self, name: &str) -> Result<Option<Timestamp>, Failure> {
-        let Some(text) = self.get(name) else { return Ok(None) };
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
         Ok(Some(Timestamp::parse_rfc3339(name, text)?))
     }
 
     /// A misspelt filter would otherwise answer as if it had been applied.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), Failure> {
-        match self.0.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+        match self
+            .0
+            .iter()
+            .find(|(key, _)| !known.contains(&key.as_str()))
+        {
             None => Ok(()),
             Some((key, _)) => {
                 let shown: String = key.chars().take(40).collect();
                 Err(Failure::invalid(
                     shown,
-                    format_args!("is not a parameter of this route; these are: {}", known.join(", ")),
+                    format_args!(
+                        "is not a parameter of this route; these are: {}",
+                        known.join(", ")
+                    ),
                 ))
             }
         }
@@ -116,10 +135,17 @@ const SEARCH_MAX_CHARS: usize = 26;
 impl Page {
     pub(crate) const PARAMS: [&str; 4] = ["limit", "offset", "order_by", "search"];
 
-    pub(crate) fn parse(params: &Params, default: Order, keys: &[OrderKey]) -> Result<Self, Failure> {
+    pub(crate) fn parse(
+        params: &Params,
+        default: Order,
+        keys: &[OrderKey],
+    ) -> Result<Self, Failure> {
         let search = params.get("search").map(str::to_owned);
         let fit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if search.as_ref().is_some_and(|s| s.len() > SEARCH_MAX_CHARS || !s.bytes().all(fit)) {
+        if search
+            .as_ref()
+            .is_some_and(|s| s.len() > SEARCH_MAX_CHARS || !s.bytes().all(fit))
+        {
             return Err(Failure::invalid(
                 "search",
                 format_args!("must be 1 to {SEARCH_MAX_CHARS} characters of a-z, 0-9 and '-'"),
@@ -150,15 +176,28 @@ impl Page {
                     at(a).cmp(&at(b)).then_with(by_name)
                 }
             };
-            if self.order.descending { ordering.reverse() } else { ordering }
+            if self.order.descending {
+                ordering.reverse()
+            } else {
+                ordering
+            }
         });
         let count = items.len();
-        (count, items.into_iter().skip(self.offset).take(self.limit).collect())
+        (
+            count,
+            items
+                .into_iter()
+                .skip(self.offset)
+                .take(self.limit)
+                .collect(),
+        )
     }
 }
 
 fn parse_order(params: &Params, default: Order, keys: &[OrderKey]) -> Result<Order, Failure> {
-    let Some(text) = params.get("order_by") else { return Ok(default) };
+    let Some(text) = params.get("order_by") else {
+        return Ok(default);
+    };
     let word = |key: &OrderKey| match key {
         OrderKey::Name => "name",
         OrderKey::CreatedAt => "created_at",
@@ -174,8 +213,14 @@ fn parse_order(params: &Params, default: Order, keys: &[OrderKey]) -> Result<Ord
         Some(Order { by, descending })
     });
     parsed.ok_or_else(|| {
-        let names: Vec<_> = keys.iter().map(|key| format!("{0}.asc, {0}.desc", word(key))).collect();
-        Failure::invalid("order_by", format_args!("must be one of {}", names.join(", ")))
+        let names: Vec<_> = keys
+            .iter()
+            .map(|key| format!("{0}.asc, {0}.desc", word(key)))
+            .collect();
+        Failure::invalid(
+            "order_by",
+            format_args!("must be one of {}", names.join(", ")),
+        )
     })
 }
 
@@ -194,11 +239,20 @@ mod tests {
         }
     }
 
-    const NEWEST: Order = Order { by: OrderKey::CreatedAt, descending: true };
+    const NEWEST: Order = Order {
+        by: OrderKey::CreatedAt,
+        descending: true,
+    };
 
     fn check(pairs: &[(&str, &str)], expected: (usize, &[&str])) {
-        let params = Params(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
-        let page = Page::parse(&params, NEWEST, &[OrderKey::Name, OrderKey::CreatedAt]).unwrap();
+        let params = Params(
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+        );
+        let page = Page::parse(&params, NEWEST, &[OrderKey::Name, OrderKey::CreatedAt])
+            .expect("a good page");
         let (count, items) = page.apply(vec![Item("ab", 1), Item("b", 3), Item("a", 2)]);
         let names: Vec<_> = items.iter().map(|item| item.0).collect();
         assert_eq!((count, names.as_slice()), expected, "{pairs:?}");
@@ -208,7 +262,10 @@ mod tests {
     fn pages() {
         check(&[], (3, &["b", "a", "ab"]));
         check(&[("order_by", "name.asc")], (3, &["a", "ab", "b"]));
-        check(&[("order_by", "name.desc"), ("limit", "1"), ("offset", "1")], (3, &["ab"]));
+        check(
+            &[("order_by", "name.desc"), ("limit", "1"), ("offset", "1")],
+            (3, &["ab"]),
+        );
         check(&[("search", "a")], (2, &["a", "ab"]));
         check(&[("offset", "9")], (3, &[]));
     }

@@ -18,7 +18,10 @@ pub(crate) fn resolve(catalog: &Catalog, requested: &str) -> Result<RuntimeName,
 pub(crate) fn by_language(catalog: &Catalog) -> BTreeMap<String, Vec<String>> {
     let mut languages: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for runtime in catalog.runtimes() {
-        languages.entry(runtime.language.clone()).or_default().push(runtime.name.to_string());
+        languages
+            .entry(runtime.language.clone())
+            .or_default()
+            .push(runtime.name.to_string());
     }
     languages
 }

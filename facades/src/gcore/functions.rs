@@ -52,8 +52,9 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Json<wire::Tasks>, Failure> {
     let given: wire::CreateFunction = body::json(body).await?;
-    let mut new =
-        map::NewFunction::parse(given, |requested| runtimes::resolve(&api.catalog, requested))?;
+    let mut new = map::NewFunction::parse(given, |requested| {
+        runtimes::resolve(&api.catalog, requested)
+    })?;
     let project = scope.project.id;
     let namespace = namespaces::find(&api, &scope).await?;
     let reference = new.reference(namespace.name.clone());
@@ -66,11 +67,21 @@ pub(super) async fn create(
     let task = TaskId(api.env.fresh_uuid());
     let id = FunctionId(api.env.fresh_uuid());
     let create = new.operation(project, namespace.name, id, task, code, dependencies);
-    match api.write(Operation::CreateFunction(Box::new(create.clone())), map::words).await {
+    match api
+        .write(
+            Operation::CreateFunction(Box::new(create.clone())),
+            map::words,
+        )
+        .await
+    {
         Ok(()) => Ok(tasks(task)),
         Err(failure) if failure.code == Code::AlreadyExists => {
-            let first = repeated.task(&api, project, TaskVerb::Create, is(&reference)).await?;
-            let Some(first) = first else { return Err(failure) };
+            let first = repeated
+                .task(&api, project, TaskVerb::Create, is(&reference))
+                .await?;
+            let Some(first) = first else {
+                return Err(failure);
+            };
             let view = api.port.function(project, &reference).await?;
             let same = view.is_some_and(|view| map::made_by(&create, &view));
             if same { Ok(tasks(first)) } else { Err(failure) }
@@ -80,7 +91,11 @@ pub(super) async fn create(
 }
 
 async fn store_dependencies(api: &Api, text: String) -> Result<Option<Digest>, Failure> {
-    if text.is_empty() { Ok(None) } else { api.store(text).await.map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        api.store(text).await.map(Some)
+    }
 }
 
 /// The state machine checks it again; asking first gives the error its field.
@@ -89,7 +104,10 @@ async fn check_keys(api: &Api, project: ProjectId, names: &[KeyName]) -> Result<
         return Ok(());
     }
     let known = api.port.keys(project).await?;
-    match names.iter().position(|name| known.iter().all(|key| key.name != *name)) {
+    match names
+        .iter()
+        .position(|name| known.iter().all(|key| key.name != *name))
+    {
         None => Ok(()),
         Some(at) => Err(Failure::invalid(
             format!("keys[{at}]"),
@@ -103,9 +121,16 @@ pub(super) async fn list(
     scope: Scope,
     params: Params,
 ) -> Result<Response, Failure> {
-    let page = Page::parse(&params, NEWEST_FIRST, &[OrderKey::Name, OrderKey::CreatedAt])?;
+    let page = Page::parse(
+        &params,
+        NEWEST_FIRST,
+        &[OrderKey::Name, OrderKey::CreatedAt],
+    )?;
     let namespace = namespaces::find(&api, &scope).await?;
-    let views = api.port.functions(scope.project.id, Some(&namespace.name)).await?;
+    let views = api
+        .port
+        .functions(scope.project.id, Some(&namespace.name))
+        .await?;
     let (count, shown) = page.apply(views);
     Ok(render::functions(&api, count, shown))
 }
@@ -114,7 +139,9 @@ pub(super) async fn get(
     State(api): State<Arc<Api>>,
     scope: Scope,
 ) -> Result<Json<wire::Function>, Failure> {
-    let view = api.function(scope.project.id, &scope.path.function()?).await?;
+    let view = api
+        .function(scope.project.id, &scope.path.function()?)
+        .await?;
     render::function(&api, &view).await.map(Json)
 }
 
@@ -128,14 +155,25 @@ pub(super) async fn patch(
     let current = api.function(project, &scope.path.function()?).await?;
     let task = TaskId(api.env.fresh_uuid());
     let mut change = map::change(given, &current, task)?;
-    check_keys(&api, project, change.operation.keys.as_deref().unwrap_or_default()).await?;
+    check_keys(
+        &api,
+        project,
+        change.operation.keys.as_deref().unwrap_or_default(),
+    )
+    .await?;
     if let Some(text) = change.code_text {
-        change.operation.settings.source = Some(Source::Inline { code: api.store(text).await? });
+        change.operation.settings.source = Some(Source::Inline {
+            code: api.store(text).await?,
+        });
     }
     if let Some(text) = change.dependencies {
         change.operation.settings.dependencies = Some(store_dependencies(&api, text).await?);
     }
-    api.write(Operation::UpdateFunction(Box::new(change.operation)), map::words).await?;
+    api.write(
+        Operation::UpdateFunction(Box::new(change.operation)),
+        map::words,
+    )
+    .await?;
     Ok(tasks(task))
 }
 
@@ -147,12 +185,17 @@ pub(super) async fn delete(
     let function = scope.path.function()?;
     let project = scope.project.id;
     let task = TaskId(api.env.fresh_uuid());
-    let delete =
-        Operation::DeleteFunction { project, function: function.clone(), task: Some(task) };
+    let delete = Operation::DeleteFunction {
+        project,
+        function: function.clone(),
+        task: Some(task),
+    };
     match api.write(delete, map::words).await {
         Ok(()) => Ok(tasks(task)),
         Err(failure) if failure.code == Code::NotFound => {
-            let first = repeated.task(&api, project, TaskVerb::Delete, is(&function)).await?;
+            let first = repeated
+                .task(&api, project, TaskVerb::Delete, is(&function))
+                .await?;
             first.map(tasks).ok_or(failure)
         }
         Err(failure) => Err(failure),

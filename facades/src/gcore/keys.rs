@@ -57,7 +57,10 @@ pub(super) async fn create(
     };
     api.write(Operation::CreateKey(create), map::words).await?;
     let key = read(&api, project, &name).await?;
-    Ok(Json(wire::Key { secret: Some(secret), ..map::key(&key, api.env.now()) }))
+    Ok(Json(wire::Key {
+        secret: Some(secret),
+        ..map::key(&key, api.env.now())
+    }))
 }
 
 /// The state machine checks it again; asking first gives the error its field.
@@ -81,7 +84,12 @@ async fn check_functions(
 }
 
 async fn read(api: &Api, project: ProjectId, name: &KeyName) -> Result<FunctionKey, Failure> {
-    let found = api.port.keys(project).await?.into_iter().find(|key| key.name == *name);
+    let found = api
+        .port
+        .keys(project)
+        .await?
+        .into_iter()
+        .find(|key| key.name == *name);
     found.ok_or_else(|| Failure::not_found(format_args!("key {name}")))
 }
 
@@ -108,7 +116,12 @@ pub(super) async fn get(
     State(api): State<Arc<Api>>,
     scope: Scope,
 ) -> Result<Json<wire::Key>, Failure> {
-    let key = read(&api, scope.project.id, &scope.path.named("key_name", "key")?).await?;
+    let key = read(
+        &api,
+        scope.project.id,
+        &scope.path.named("key_name", "key")?,
+    )
+    .await?;
     Ok(Json(map::key(&key, api.env.now())))
 }
 
@@ -122,9 +135,16 @@ pub(super) async fn patch(
     let name: KeyName = scope.path.named("key_name", "key")?;
     let current = read(&api, project, &name).await?;
     map::immutable("name", given.name.as_deref(), &current.name)?;
-    let functions = given.functions.as_deref().map(map::key_functions).transpose()?;
+    let functions = given
+        .functions
+        .as_deref()
+        .map(map::key_functions)
+        .transpose()?;
     check_functions(&api, project, functions.as_deref().unwrap_or_default()).await?;
-    let expire = given.expire.map(|text| map::expire(text.as_deref())).transpose()?;
+    let expire = given
+        .expire
+        .map(|text| map::expire(text.as_deref()))
+        .transpose()?;
     let update = UpdateKey {
         project,
         name: name.clone(),
@@ -142,7 +162,10 @@ pub(super) async fn delete(
     scope: Scope,
 ) -> Result<StatusCode, Failure> {
     let name: KeyName = scope.path.named("key_name", "key")?;
-    let delete = Operation::DeleteKey { project: scope.project.id, name };
+    let delete = Operation::DeleteKey {
+        project: scope.project.id,
+        name,
+    };
     api.write(delete, map::words).await?;
     Ok(StatusCode::NO_CONTENT)
 }

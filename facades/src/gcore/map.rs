@@ -12,7 +12,7 @@ use coracle_model::{
 };
 
 use super::{flavor, wire};
-use crate::api::check_chars;
+use crate::{api::check_chars, body::Object};
 
 /// Gcore's names are shorter than the model's.
 const NAME_MAX: usize = 26;
@@ -84,7 +84,9 @@ pub(crate) fn autoscaling(
     let most = limits::INSTANCES_MAX;
     let bound = |field: &str, value: Option<i64>, least: u32| {
         let Some(value) = value else { return Ok(None) };
-        let fit = u32::try_from(value).ok().filter(|v| (least..=most).contains(v));
+        let fit = u32::try_from(value)
+            .ok()
+            .filter(|v| (least..=most).contains(v));
         fit.map(Some).ok_or_else(|| {
             Invalid::new(field, format_args!("must be {least} to {most}, is {value}"))
         })
@@ -106,11 +108,20 @@ pub(crate) fn min_over_max(min: u32, max: u32) -> Invalid {
 
 /// The limit, and what an echo of 0 has to be remembered by.
 pub(crate) fn timeout(value: i64) -> Result<Timeout, Invalid> {
-    let fit = u32::try_from(value).ok().filter(|_| value <= TIMEOUT_MAX_SECS);
+    let fit = u32::try_from(value)
+        .ok()
+        .filter(|_| value <= TIMEOUT_MAX_SECS);
     let secs = fit.ok_or_else(|| {
-        Invalid::new("timeout", format_args!("must be 0 to {TIMEOUT_MAX_SECS} seconds, is {value}"))
+        Invalid::new(
+            "timeout",
+            format_args!("must be 0 to {TIMEOUT_MAX_SECS} seconds, is {value}"),
+        )
     })?;
-    let secs = if secs == 0 { limits::TIMEOUT_DEFAULT_SECS } else { secs };
+    let secs = if secs == 0 {
+        limits::TIMEOUT_DEFAULT_SECS
+    } else {
+        secs
+    };
     Timeout::from_secs(secs).map_err(reworded)
 }
 
@@ -138,10 +149,14 @@ where
         ));
     }
     let parsed = names.iter().enumerate();
-    parsed.map(|(index, text)| name(&format!("keys[{index}]"), text)).collect()
+    parsed
+        .map(|(index, text)| name(&format!("keys[{index}]"), text))
+        .collect()
 }
 
-pub(crate) fn key_functions(given: &[wire::KeyFunction]) -> Result<Vec<FunctionRef>, Invalid> {
+pub(crate) fn key_functions(
+    given: &[Object<wire::KeyFunction>],
+) -> Result<Vec<FunctionRef>, Invalid> {
     let most = limits::KEY_FUNCTIONS_MAX;
     if given.len() > most {
         return Err(Invalid::new(
@@ -150,9 +165,12 @@ pub(crate) fn key_functions(given: &[wire::KeyFunction]) -> Result<Vec<FunctionR
         ));
     }
     let mut parsed = Vec::with_capacity(given.len());
-    for (index, item) in given.iter().enumerate() {
+    for (index, Object(item)) in given.iter().enumerate() {
         let namespace = name(&format!("functions[{index}].namespace"), &item.namespace)?;
-        let function = FunctionRef { namespace, name: name(&format!("functions[{index}].name"), &item.name)? };
+        let function = FunctionRef {
+            namespace,
+            name: name(&format!("functions[{index}].name"), &item.name)?,
+        };
         if !parsed.contains(&function) {
             parsed.push(function);
         }
@@ -163,7 +181,8 @@ pub(crate) fn key_functions(given: &[wire::KeyFunction]) -> Result<Vec<FunctionR
 /// Null and "" are both no time.
 pub(crate) fn expire(text: Option<&str>) -> Result<Option<Timestamp>, Invalid> {
     let text = text.filter(|text| !text.is_empty());
-    text.map(|text| Timestamp::parse_rfc3339("expire", text)).transpose()
+    text.map(|text| Timestamp::parse_rfc3339("expire", text))
+        .transpose()
 }
 
 /// A create whose every field has been checked; only its texts are not yet stored.
@@ -198,7 +217,7 @@ impl NewFunction {
         let timeout = timeout(given.timeout)?;
         let (cpu, memory) = flavor::parse(&given.flavor)?;
         let required = |field: &str| Invalid::new(field, "is required");
-        let (min, max) = autoscaling(&given.autoscaling)?;
+        let (min, max) = autoscaling(&given.autoscaling.0)?;
         let min = min.ok_or_else(|| required("autoscaling.min_instances"))?;
         let max = max.ok_or_else(|| required("autoscaling.max_instances"))?;
         code_text(&given.code_text)?;
@@ -206,7 +225,12 @@ impl NewFunction {
         let dependency_text = given.dependencies.unwrap_or_default();
         dependencies(&dependency_text)?;
         let mut annotations = BTreeMap::new();
-        remember(&mut annotations, Some(given.timeout), Some(&given.flavor), given.enable_api_key);
+        remember(
+            &mut annotations,
+            Some(given.timeout),
+            Some(&given.flavor),
+            given.enable_api_key,
+        );
         Ok(Self {
             name,
             description: description(given.description.as_deref())?.unwrap_or_default(),
@@ -228,7 +252,10 @@ impl NewFunction {
     }
 
     pub(crate) fn reference(&self, namespace: NamespaceName) -> FunctionRef {
-        FunctionRef { namespace, name: self.name.clone() }
+        FunctionRef {
+            namespace,
+            name: self.name.clone(),
+        }
     }
 
     pub(crate) fn operation(
@@ -245,7 +272,10 @@ impl NewFunction {
         operation::CreateFunction {
             id,
             project,
-            function: FunctionRef { namespace, name: self.name },
+            function: FunctionRef {
+                namespace,
+                name: self.name,
+            },
             description: self.description,
             annotations: self.annotations,
             key_required: self.key_required,
@@ -321,9 +351,13 @@ pub(crate) fn change(
 ) -> Result<Change, Invalid> {
     let settings = &current.latest.settings;
     immutable("name", given.name.as_deref(), &current.function.name)?;
-    immutable("runtime", given.runtime.as_deref(), &settings.runtime_requested)?;
+    immutable(
+        "runtime",
+        given.runtime.as_deref(),
+        &settings.runtime_requested,
+    )?;
 
-    let (scale_min, scale_max) = autoscaling(&given.autoscaling.unwrap_or_default())?;
+    let (scale_min, scale_max) = autoscaling(&given.autoscaling.unwrap_or_default().0)?;
     let (min, max) = (
         scale_min.unwrap_or(current.function.scale.min()),
         scale_max.unwrap_or(current.function.scale.max()),
@@ -339,7 +373,12 @@ pub(crate) fn change(
     }
     let flavor = given.flavor.as_deref().map(flavor::parse).transpose()?;
     let mut annotations = current.function.annotations.clone();
-    remember(&mut annotations, given.timeout, given.flavor.as_deref(), given.enable_api_key);
+    remember(
+        &mut annotations,
+        given.timeout,
+        given.flavor.as_deref(),
+        given.enable_api_key,
+    );
     let convention = settings.handler.convention;
     Ok(Change {
         operation: operation::UpdateFunction {
@@ -357,7 +396,10 @@ pub(crate) fn change(
             scale_min,
             scale_max,
             settings: SettingsPatch {
-                handler: given.main_method.map(|text| handler(&text, convention)).transpose()?,
+                handler: given
+                    .main_method
+                    .map(|text| handler(&text, convention))
+                    .transpose()?,
                 env: envs(given.envs)?,
                 cpu: flavor.map(|(cpu, _)| cpu),
                 memory: flavor.map(|(_, memory)| memory),
@@ -373,9 +415,10 @@ pub(crate) fn change(
 
 pub(crate) fn immutable(field: &str, given: Option<&str>, current: &str) -> Result<(), Invalid> {
     match given {
-        Some(given) if given != current => {
-            Err(Invalid::new(field, format_args!("cannot be changed; it is {current:?}")))
-        }
+        Some(given) if given != current => Err(Invalid::new(
+            field,
+            format_args!("cannot be changed; it is {current:?}"),
+        )),
         _ => Ok(()),
     }
 }
@@ -433,8 +476,16 @@ fn echoed_flavor(view: &FunctionView) -> String {
 
 fn echoed_timeout(view: &FunctionView) -> u32 {
     let secs = view.latest.settings.timeout.secs();
-    let zero = view.function.annotations.get(TIMEOUT).is_some_and(|text| text == "0");
-    if zero && secs == limits::TIMEOUT_DEFAULT_SECS { 0 } else { secs }
+    let zero = view
+        .function
+        .annotations
+        .get(TIMEOUT)
+        .is_some_and(|text| text == "0");
+    if zero && secs == limits::TIMEOUT_DEFAULT_SECS {
+        0
+    } else {
+        secs
+    }
 }
 
 fn echoed_enable_api_key(view: &FunctionView) -> Option<bool> {
@@ -447,13 +498,20 @@ fn echoed_enable_api_key(view: &FunctionView) -> Option<bool> {
 
 fn build_status(view: &FunctionView) -> (&'static str, String) {
     let revision = &view.latest;
-    let built = || revision.build.as_ref().map_or_else(String::new, |build| build.message.clone());
+    let built = || {
+        revision
+            .build
+            .as_ref()
+            .map_or_else(String::new, |build| build.message.clone())
+    };
     match &revision.stage {
         Stage::Received => ("Pending", "Waiting for a builder".to_owned()),
         Stage::Building => ("Building", "Building".to_owned()),
         Stage::Deploying | Stage::Running => ("Built", built()),
         Stage::BuildFailed { reason } => ("Failed", reason.clone()),
-        Stage::DeployFailed { reason } => ("Built", format!("Built, but it does not start: {reason}")),
+        Stage::DeployFailed { reason } => {
+            ("Built", format!("Built, but it does not start: {reason}"))
+        }
         Stage::Abandoned => ("Failed", "Superseded by a newer update".to_owned()),
     }
 }
@@ -482,7 +540,12 @@ pub(crate) fn namespace(
     functions: &[FunctionView],
 ) -> wire::NamespaceHead {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let ready = number(functions.iter().filter(|view| status(view) == "Running").count());
+    let ready = number(
+        functions
+            .iter()
+            .filter(|view| status(view) == "Running")
+            .count(),
+    );
     wire::NamespaceHead {
         name: namespace.name.to_string(),
         description: namespace.description.clone(),
@@ -508,7 +571,11 @@ pub(crate) fn key(key: &coracle_model::FunctionKey, now: Timestamp) -> wire::Key
         functions: key.functions.iter().map(function).collect(),
         expire: key.expires_at.map(Timestamp::rfc3339),
         created_at: key.created_at.rfc3339(),
-        status: if key.is_live(now) { "Active" } else { "Expired" },
+        status: if key.is_live(now) {
+            "Active"
+        } else {
+            "Expired"
+        },
         secret: None,
     }
 }
@@ -545,13 +612,22 @@ pub(crate) fn task_type(task: &Task) -> String {
 
 pub(crate) fn task(task: &Task, region: u32) -> wire::Task {
     let (kind, id, data) = match &task.subject {
-        TaskSubject::Namespace { name } => {
-            ("faas_namespaces", name, BTreeMap::from([("namespace_name", name.clone())]))
-        }
-        TaskSubject::Function { namespace, name, id } => (
+        TaskSubject::Namespace { name } => (
+            "faas_namespaces",
+            name,
+            BTreeMap::from([("namespace_name", name.clone())]),
+        ),
+        TaskSubject::Function {
+            namespace,
+            name,
+            id,
+        } => (
             "faas_functions",
             id,
-            BTreeMap::from([("namespace_name", namespace.clone()), ("function_name", name.clone())]),
+            BTreeMap::from([
+                ("namespace_name", namespace.clone()),
+                ("function_name", name.clone()),
+            ]),
         ),
     };
     let created = (task.verb == TaskVerb::Create).then(|| (kind, vec![id.clone()]));

@@ -14,5 +14,5 @@ mod scope;
 mod tasks;
 mod wire;
 
-pub(crate) use routes::router;
 pub use routes::route_list;
+pub(crate) use routes::router;

@@ -2,12 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use axum::{
-    Json,
-    body::Body,
-    extract::State,
-    response::Response,
-};
+use axum::{Json, body::Body, extract::State, response::Response};
 use coracle_model::{
     Namespace, NamespaceId, NamespaceName, Operation, TaskId, Timestamp,
     operation::{CreateNamespace, UpdateNamespace},
@@ -24,7 +19,10 @@ use crate::{
     query::{Listed, Order, OrderKey, Page, Params},
 };
 
-pub(super) const NEWEST_FIRST: Order = Order { by: OrderKey::CreatedAt, descending: true };
+pub(super) const NEWEST_FIRST: Order = Order {
+    by: OrderKey::CreatedAt,
+    descending: true,
+};
 
 impl Listed for Namespace {
     fn name(&self) -> &str {
@@ -36,7 +34,9 @@ impl Listed for Namespace {
 }
 
 pub(super) fn tasks(id: TaskId) -> Json<wire::Tasks> {
-    Json(wire::Tasks { tasks: vec![id.to_string()] })
+    Json(wire::Tasks {
+        tasks: vec![id.to_string()],
+    })
 }
 
 fn is(name: &str) -> impl Fn(&TaskSubject) -> bool {
@@ -46,7 +46,9 @@ fn is(name: &str) -> impl Fn(&TaskSubject) -> bool {
 pub(super) async fn find(api: &Api, scope: &Scope) -> Result<Namespace, Failure> {
     let name = scope.path.namespace()?;
     let all = api.port.namespaces(scope.project.id).await?;
-    all.into_iter().find(|namespace| namespace.name == name).ok_or_else(|| missing(&name))
+    all.into_iter()
+        .find(|namespace| namespace.name == name)
+        .ok_or_else(|| missing(&name))
 }
 
 fn missing(name: &NamespaceName) -> Failure {
@@ -73,7 +75,9 @@ pub(super) async fn create(
         env,
         task: Some(task),
     };
-    let written = api.write(Operation::CreateNamespace(create.clone()), map::words).await;
+    let written = api
+        .write(Operation::CreateNamespace(create.clone()), map::words)
+        .await;
     match written {
         Ok(()) => Ok(tasks(task)),
         Err(failure) if failure.code == Code::AlreadyExists => {
@@ -82,7 +86,9 @@ pub(super) async fn create(
                     && namespace.description == create.description
                     && namespace.env == create.env
             };
-            let first = repeated.task(&api, project, TaskVerb::Create, is(&create.name)).await?;
+            let first = repeated
+                .task(&api, project, TaskVerb::Create, is(&create.name))
+                .await?;
             let unchanged = api.port.namespaces(project).await?.iter().any(same);
             first.filter(|_| unchanged).map(tasks).ok_or(failure)
         }
@@ -95,11 +101,18 @@ pub(super) async fn list(
     scope: Scope,
     params: Params,
 ) -> Result<Response, Failure> {
-    let page = Page::parse(&params, NEWEST_FIRST, &[OrderKey::Name, OrderKey::CreatedAt])?;
+    let page = Page::parse(
+        &params,
+        NEWEST_FIRST,
+        &[OrderKey::Name, OrderKey::CreatedAt],
+    )?;
     let (count, shown) = page.apply(api.port.namespaces(scope.project.id).await?);
     let mut functions: HashMap<NamespaceId, Vec<FunctionView>> = HashMap::new();
     for view in api.port.functions(scope.project.id, None).await? {
-        functions.entry(view.function.namespace).or_default().push(view);
+        functions
+            .entry(view.function.namespace)
+            .or_default()
+            .push(view);
     }
     let with_functions = shown
         .into_iter()
@@ -113,7 +126,10 @@ pub(super) async fn list(
 
 pub(super) async fn get(State(api): State<Arc<Api>>, scope: Scope) -> Result<Response, Failure> {
     let namespace = find(&api, &scope).await?;
-    let functions = api.port.functions(scope.project.id, Some(&namespace.name)).await?;
+    let functions = api
+        .port
+        .functions(scope.project.id, Some(&namespace.name))
+        .await?;
     render::namespace(&api, (namespace, functions))
 }
 
@@ -133,7 +149,8 @@ pub(super) async fn patch(
         env: map::envs(given.envs)?,
         task: Some(task),
     };
-    api.write(Operation::UpdateNamespace(update), map::words).await?;
+    api.write(Operation::UpdateNamespace(update), map::words)
+        .await?;
     Ok(tasks(task))
 }
 
@@ -145,11 +162,17 @@ pub(super) async fn delete(
     let name = scope.path.namespace()?;
     let project = scope.project.id;
     let task = TaskId(api.env.fresh_uuid());
-    let delete = Operation::DeleteNamespace { project, name: name.clone(), task: Some(task) };
+    let delete = Operation::DeleteNamespace {
+        project,
+        name: name.clone(),
+        task: Some(task),
+    };
     match api.write(delete, map::words).await {
         Ok(()) => Ok(tasks(task)),
         Err(failure) if failure.code == Code::NotFound => {
-            let first = repeated.task(&api, project, TaskVerb::Delete, is(&name)).await?;
+            let first = repeated
+                .task(&api, project, TaskVerb::Delete, is(&name))
+                .await?;
             first.map(tasks).ok_or(failure)
         }
         Err(failure) => Err(failure),

@@ -32,7 +32,12 @@ pub(super) async fn function(api: &Api, view: &FunctionView) -> Result<wire::Fun
         Some(digest) => api.text(digest).await?,
         None => String::new(),
     };
-    Ok(map::function(view, api.endpoint(view), code_text, dependencies))
+    Ok(map::function(
+        view,
+        api.endpoint(view),
+        code_text,
+        dependencies,
+    ))
 }
 
 pub(super) fn functions(api: &Arc<Api>, count: usize, views: Vec<FunctionView>) -> Response {
@@ -94,7 +99,10 @@ fn push_namespace(
 fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|error| {
         tracing::error!(%error, "an answer could not be written as JSON");
-        Failure::new(Code::Internal, "The server failed; its log has the details.")
+        Failure::new(
+            Code::Internal,
+            "The server failed; its log has the details.",
+        )
     })
 }
 

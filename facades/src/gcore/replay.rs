@@ -25,8 +25,15 @@ impl FromRequestParts<Arc<Api>> for Repeated {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Infallible> {
-        let count = parts.headers.get(RETRY_COUNT).and_then(|value| value.to_str().ok());
-        Ok(Self(count.and_then(|text| text.parse::<u32>().ok()).is_some_and(|count| count > 0)))
+        let count = parts
+            .headers
+            .get(RETRY_COUNT)
+            .and_then(|value| value.to_str().ok());
+        Ok(Self(
+            count
+                .and_then(|text| text.parse::<u32>().ok())
+                .is_some_and(|count| count > 0),
+        ))
     }
 }
 
@@ -85,10 +92,14 @@ mod tests {
     #[test]
     fn only_the_last_recent_task_of_that_kind_is_taken_for_the_first_sending() {
         let tasks = [task(1, TaskVerb::Create, 10), task(2, TaskVerb::Delete, 20)];
-        let find = |verb, now| newest(&tasks, verb, Timestamp(now), |_| true).map(|id| id.0.as_u128());
+        let find =
+            |verb, now| newest(&tasks, verb, Timestamp(now), |_| true).map(|id| id.0.as_u128());
         assert_eq!(find(TaskVerb::Delete, 30), Some(2));
         assert_eq!(find(TaskVerb::Create, 30), None);
         assert_eq!(find(TaskVerb::Delete, 21 + WINDOW_MILLIS), None);
-        assert_eq!(newest(&tasks, TaskVerb::Delete, Timestamp(30), |_| false), None);
+        assert_eq!(
+            newest(&tasks, TaskVerb::Delete, Timestamp(30), |_| false),
+            None
+        );
     }
 }

@@ -41,10 +41,26 @@ fn table() -> Vec<Route> {
         (Method::GET, key.clone(), get(keys::get)),
         (Method::PATCH, key.clone(), patch(keys::patch)),
         (Method::DELETE, key, delete(keys::delete)),
-        (Method::GET, format!("/cloud/v1/faas/flavors/{place}"), get(list_flavors)),
-        (Method::GET, format!("/cloud/v1/faas/runtimes/{place}"), get(list_runtimes)),
-        (Method::POST, format!("/cloud/v1/pricing/{place}/faas/functions"), post(price)),
-        (Method::GET, format!("/cloud/v1/tasks/{place}/active"), get(tasks::active)),
+        (
+            Method::GET,
+            format!("/cloud/v1/faas/flavors/{place}"),
+            get(list_flavors),
+        ),
+        (
+            Method::GET,
+            format!("/cloud/v1/faas/runtimes/{place}"),
+            get(list_runtimes),
+        ),
+        (
+            Method::POST,
+            format!("/cloud/v1/pricing/{place}/faas/functions"),
+            post(price),
+        ),
+        (
+            Method::GET,
+            format!("/cloud/v1/tasks/{place}/active"),
+            get(tasks::active),
+        ),
     ];
     // The seed's prose names the task route without the prefix that its URLs have.
     for prefix in ["/cloud", ""] {
@@ -60,7 +76,10 @@ fn table() -> Vec<Route> {
 
 /// Method and path of every route, for tests that go through all of them.
 pub fn route_list() -> Vec<(Method, String)> {
-    table().into_iter().map(|(method, path, _)| (method, path)).collect()
+    table()
+        .into_iter()
+        .map(|(method, path, _)| (method, path))
+        .collect()
 }
 
 pub(crate) fn router() -> Router<Arc<Api>> {
@@ -70,7 +89,10 @@ pub(crate) fn router() -> Router<Arc<Api>> {
 
 async fn list_flavors(_: Scope, params: Params) -> Json<wire::List<wire::Flavor>> {
     let results = flavor::list(params.get("name"));
-    Json(wire::List { count: results.len(), results })
+    Json(wire::List {
+        count: results.len(),
+        results,
+    })
 }
 
 async fn list_runtimes(State(api): State<Arc<Api>>, _: Scope) -> Json<Value> {

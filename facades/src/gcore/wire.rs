@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::body::Object;
+
 /// Ranges are checked in [`super::map`], so numbers come in wide.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct CreateFunction {
@@ -12,7 +14,7 @@ pub(crate) struct CreateFunction {
     pub(crate) runtime: String,
     pub(crate) timeout: i64,
     pub(crate) flavor: String,
-    pub(crate) autoscaling: Autoscaling,
+    pub(crate) autoscaling: Object<Autoscaling>,
     pub(crate) code_text: String,
     pub(crate) main_method: String,
     pub(crate) dependencies: Option<String>,
@@ -41,7 +43,7 @@ pub(crate) struct PatchFunction {
     pub(crate) runtime: Option<String>,
     pub(crate) timeout: Option<i64>,
     pub(crate) flavor: Option<String>,
-    pub(crate) autoscaling: Option<Autoscaling>,
+    pub(crate) autoscaling: Option<Object<Autoscaling>>,
     pub(crate) code_text: Option<String>,
     pub(crate) main_method: Option<String>,
     pub(crate) dependencies: Option<String>,
@@ -127,7 +129,7 @@ pub(crate) struct CreateKey {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     /// The Go library omits it when empty.
-    pub(crate) functions: Option<Vec<KeyFunction>>,
+    pub(crate) functions: Option<Vec<Object<KeyFunction>>>,
     pub(crate) expire: Option<String>,
 }
 
@@ -136,7 +138,7 @@ pub(crate) struct PatchKey {
     /// Immutable: accepted when it says what is.
     pub(crate) name: Option<String>,
     pub(crate) description: Option<String>,
-    pub(crate) functions: Option<Vec<KeyFunction>>,
+    pub(crate) functions: Option<Vec<Object<KeyFunction>>>,
     /// Here null says something: the key no longer expires.
     #[serde(default, deserialize_with = "present")]
     pub(crate) expire: Option<Option<String>>,

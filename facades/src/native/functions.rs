@@ -11,8 +11,7 @@ use http::StatusCode;
 
 use super::{
     error::Problem,
-    map,
-    namespaces,
+    map, namespaces,
     projects::{BY_NAME, ORDERS},
     scope::Scope,
     wire,
@@ -48,9 +47,15 @@ async fn page_of(
 ) -> Result<Json<wire::List<wire::Function>>, Failure> {
     params.only(&Page::PARAMS)?;
     let page = Page::parse(params, BY_NAME, &ORDERS)?;
-    let views = api.port.functions(project, namespace.map(NamespaceName::as_str)).await?;
+    let views = api
+        .port
+        .functions(project, namespace.map(NamespaceName::as_str))
+        .await?;
     let (count, shown) = page.apply(views);
-    let items = shown.iter().map(|view| map::function(view, api.endpoint(view))).collect();
+    let items = shown
+        .iter()
+        .map(|view| map::function(view, api.endpoint(view)))
+        .collect();
     Ok(Json(wire::List { count, items }))
 }
 
@@ -95,23 +100,34 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<wire::Function>), Failure> {
     let given: wire::CreateFunction = body::json(body).await?;
-    let mut new =
-        map::NewFunction::parse(given, |requested| runtimes::resolve(&api.catalog, requested))?;
+    let mut new = map::NewFunction::parse(given, |requested| {
+        runtimes::resolve(&api.catalog, requested)
+    })?;
     let project = scope.project.id;
-    let namespace = namespaces::find(&api, project, &scope.namespace()?).await?.name;
+    let namespace = namespaces::find(&api, project, &scope.namespace()?)
+        .await?
+        .name;
     check_keys(&api, project, &new.keys).await?;
     let code = api.store(std::mem::take(&mut new.code)).await?;
     let dependencies = store_dependencies(&api, std::mem::take(&mut new.dependencies)).await?;
-    let function = FunctionRef { namespace: namespace.clone(), name: new.name.clone() };
+    let function = FunctionRef {
+        namespace: namespace.clone(),
+        name: new.name.clone(),
+    };
     let id = FunctionId(api.env.fresh_uuid());
     let create = new.operation(project, namespace, id, code, dependencies);
-    api.write(Operation::CreateFunction(Box::new(create)), map::words).await?;
+    api.write(Operation::CreateFunction(Box::new(create)), map::words)
+        .await?;
     let view = api.function(project, &function).await?;
     Ok((StatusCode::CREATED, Json(whole(&api, &view).await?)))
 }
 
 async fn store_dependencies(api: &Api, text: String) -> Result<Option<Digest>, Failure> {
-    if text.is_empty() { Ok(None) } else { api.store(text).await.map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        api.store(text).await.map(Some)
+    }
 }
 
 /// The state machine checks it again; asking first gives the error its field.
@@ -157,14 +173,25 @@ pub(super) async fn patch(
     let (project, function) = (scope.project.id, scope.function()?);
     let current = api.function(project, &function).await?;
     let mut change = map::change(given, &current)?;
-    check_keys(&api, project, change.operation.keys.as_deref().unwrap_or_default()).await?;
+    check_keys(
+        &api,
+        project,
+        change.operation.keys.as_deref().unwrap_or_default(),
+    )
+    .await?;
     if let Some(text) = change.code {
-        change.operation.settings.source = Some(Source::Inline { code: api.store(text).await? });
+        change.operation.settings.source = Some(Source::Inline {
+            code: api.store(text).await?,
+        });
     }
     if let Some(text) = change.dependencies {
         change.operation.settings.dependencies = Some(store_dependencies(&api, text).await?);
     }
-    api.write(Operation::UpdateFunction(Box::new(change.operation)), map::words).await?;
+    api.write(
+        Operation::UpdateFunction(Box::new(change.operation)),
+        map::words,
+    )
+    .await?;
     let view = api.function(project, &function).await?;
     whole(&api, &view).await.map(Json)
 }
@@ -180,7 +207,11 @@ pub(super) async fn delete(
     scope: Scope,
 ) -> Result<StatusCode, Failure> {
     let function = scope.function()?;
-    let delete = Operation::DeleteFunction { project: scope.project.id, function, task: None };
+    let delete = Operation::DeleteFunction {
+        project: scope.project.id,
+        function,
+        task: None,
+    };
     api.write(delete, map::words).await?;
     Ok(StatusCode::NO_CONTENT)
 }

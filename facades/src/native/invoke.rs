@@ -53,6 +53,24 @@ pub(super) async fn root(
     invoke(api, scope, id, parts, body).await
 }
 
+/// Calls the function at `/`, like the route without the last slash.
+#[utoipa::path(
+    method(get, head, post, put, patch, delete, options),
+    path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/invoke/",
+    tag = "functions", params(wire::FunctionPath),
+    responses((status = "default", description = "What the function answers"),
+              (status = "4XX", body = Problem))
+)]
+pub(super) async fn slash(
+    api: State<Arc<Api>>,
+    scope: Scope,
+    id: Extension<RequestId>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, Failure> {
+    invoke(api, scope, id, parts, body).await
+}
+
 /// Calls the function at the rest of the path. Any method; the answer is the function's own.
 #[utoipa::path(
     method(get, head, post, put, patch, delete, options),
@@ -89,14 +107,25 @@ async fn invoke(
     }
     parts.extensions.clear();
     let request = Request::from_parts(parts, body);
-    let invocation = Invocation { project: scope.project.id, function, request };
+    let invocation = Invocation {
+        project: scope.project.id,
+        function,
+        request,
+    };
     Ok(api.port.invoke(invocation).await?.into_response())
 }
 
 /// Path and query as the function is to see them, byte for byte as the caller wrote them.
 fn target(uri: &Uri) -> Result<Uri, Failure> {
-    let rest = uri.path().splitn(SEGMENTS_BEFORE + 1, '/').nth(SEGMENTS_BEFORE).unwrap_or("");
-    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let rest = uri
+        .path()
+        .splitn(SEGMENTS_BEFORE + 1, '/')
+        .nth(SEGMENTS_BEFORE)
+        .unwrap_or("");
+    let query = uri
+        .query()
+        .map(|query| format!("?{query}"))
+        .unwrap_or_default();
     let target = format!("/{rest}{query}").parse();
     target.map_err(|_| Failure::invalid("path", "is not a valid request target"))
 }
@@ -115,8 +144,8 @@ mod tests {
             ("/a/b%2Fc//d/?q=%20", "/a/b%2Fc//d/?q=%20"),
             ("/invoke/x", "/invoke/x"),
         ] {
-            let uri = format!("{before}{rest}").parse().unwrap();
-            assert_eq!(target(&uri).unwrap(), expected, "{rest}");
+            let uri = format!("{before}{rest}").parse().expect("a valid URI");
+            assert_eq!(target(&uri).expect("a valid target"), expected, "{rest}");
         }
     }
 }

@@ -28,7 +28,12 @@ fn view(api: &Api, scope: &Scope, key: &FunctionKey) -> wire::Key {
 }
 
 async fn read(api: &Api, project: ProjectId, name: &KeyName) -> Result<FunctionKey, Failure> {
-    let found = api.port.keys(project).await?.into_iter().find(|key| key.name == *name);
+    let found = api
+        .port
+        .keys(project)
+        .await?
+        .into_iter()
+        .find(|key| key.name == *name);
     found.ok_or_else(|| Failure::not_found(format_args!("key {name}")))
 }
 
@@ -94,7 +99,10 @@ pub(super) async fn create(
     };
     api.write(Operation::CreateKey(create), map::words).await?;
     let key = read(&api, project, &name).await?;
-    let view = wire::Key { secret: Some(secret), ..view(&api, &scope, &key) };
+    let view = wire::Key {
+        secret: Some(secret),
+        ..view(&api, &scope, &key)
+    };
     Ok((StatusCode::CREATED, Json(view)))
 }
 
@@ -106,7 +114,12 @@ pub(super) async fn get(
     State(api): State<Arc<Api>>,
     scope: Scope,
 ) -> Result<Json<wire::Key>, Failure> {
-    let key = read(&api, scope.project.id, &scope.path.named("key_name", "key")?).await?;
+    let key = read(
+        &api,
+        scope.project.id,
+        &scope.path.named("key_name", "key")?,
+    )
+    .await?;
     Ok(Json(view(&api, &scope, &key)))
 }
 
@@ -124,9 +137,15 @@ pub(super) async fn patch(
     let project = scope.project.id;
     let name: KeyName = scope.path.named("key_name", "key")?;
     read(&api, project, &name).await?;
-    let functions = given.functions.as_deref().map(map::key_functions).transpose()?;
+    let functions = given
+        .functions
+        .as_deref()
+        .map(map::key_functions)
+        .transpose()?;
     check_functions(&api, project, functions.as_deref().unwrap_or_default()).await?;
-    let expires_at = given.expires_at.map(|text| map::time("expires_at", text.as_deref()));
+    let expires_at = given
+        .expires_at
+        .map(|text| map::time("expires_at", text.as_deref()));
     let update = UpdateKey {
         project,
         name: name.clone(),
@@ -149,7 +168,10 @@ pub(super) async fn delete(
     scope: Scope,
 ) -> Result<StatusCode, Failure> {
     let name: KeyName = scope.path.named("key_name", "key")?;
-    let delete = Operation::DeleteKey { project: scope.project.id, name };
+    let delete = Operation::DeleteKey {
+        project: scope.project.id,
+        name,
+    };
     api.write(delete, map::words).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,14 +4,18 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use coracle_model::{
     Concurrency, Digest, Env, FunctionId, FunctionKey, FunctionName, FunctionRef, Handler,
-    InstanceState, Invalid, KeyName, LogLine, LogStream, Memory, MilliCpu, NamespaceName, ProjectId,
-    RevisionSettings, RuntimeName, ScaleBounds, Source, Stage, Timeout, Timestamp, limits,
+    InstanceState, Invalid, KeyName, LogLine, LogStream, Memory, MilliCpu, NamespaceName,
+    ProjectId, RevisionSettings, RuntimeName, ScaleBounds, Source, Stage, Timeout, Timestamp,
+    limits,
     operation::{self, SettingsPatch},
     query::{Decision, ExitRecord, FunctionView, InstanceView},
 };
 
 use super::wire;
-use crate::api::{check_annotations, check_chars, rfc3339_nanos};
+use crate::{
+    api::{check_annotations, check_chars, rfc3339_nanos},
+    body::Object,
+};
 
 const MEMORY_DEFAULT_MIB: i64 = 128;
 const CPU_DEFAULT_MILLIS: i64 = 250;
@@ -46,7 +50,10 @@ fn quantity<T>(
     parse: impl FnOnce(u32) -> Result<T, Invalid>,
 ) -> Result<T, Invalid> {
     if value < 0 {
-        return Err(Invalid::new(field, format_args!("must not be negative, is {value}")));
+        return Err(Invalid::new(
+            field,
+            format_args!("must not be negative, is {value}"),
+        ));
     }
     parse(u32::try_from(value).unwrap_or(u32::MAX)).map_err(|invalid| invalid.at(field))
 }
@@ -56,7 +63,10 @@ fn scale(given: wire::ScaleChange, min: u32, max: u32) -> Result<ScaleBounds, In
         Some(value) => quantity(field, value, Ok),
         None => Ok(or),
     };
-    ScaleBounds::new(bound("scale.min", given.min, min)?, bound("scale.max", given.max, max)?)
+    ScaleBounds::new(
+        bound("scale.min", given.min, min)?,
+        bound("scale.max", given.max, max)?,
+    )
 }
 
 fn handler(entry: String, convention: wire::Convention) -> Result<Handler, Invalid> {
@@ -79,10 +89,16 @@ fn key_names(names: &[String]) -> Result<Vec<KeyName>, Invalid> {
             format_args!("must be at most {most} names, are {}", names.len()),
         ));
     }
-    names.iter().enumerate().map(|(at, text)| name(&format!("keys[{at}]"), text)).collect()
+    names
+        .iter()
+        .enumerate()
+        .map(|(at, text)| name(&format!("keys[{at}]"), text))
+        .collect()
 }
 
-pub(crate) fn key_functions(given: &[wire::KeyFunction]) -> Result<Vec<FunctionRef>, Invalid> {
+pub(crate) fn key_functions(
+    given: &[Object<wire::KeyFunction>],
+) -> Result<Vec<FunctionRef>, Invalid> {
     let most = limits::KEY_FUNCTIONS_MAX;
     if given.len() > most {
         return Err(Invalid::new(
@@ -91,7 +107,7 @@ pub(crate) fn key_functions(given: &[wire::KeyFunction]) -> Result<Vec<FunctionR
         ));
     }
     let mut parsed = Vec::with_capacity(given.len());
-    for (at, item) in given.iter().enumerate() {
+    for (at, Object(item)) in given.iter().enumerate() {
         let function = FunctionRef {
             namespace: name(&format!("functions[{at}].namespace"), &item.namespace)?,
             name: name(&format!("functions[{at}].name"), &item.name)?,
@@ -104,7 +120,8 @@ pub(crate) fn key_functions(given: &[wire::KeyFunction]) -> Result<Vec<FunctionR
 }
 
 pub(crate) fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, Invalid> {
-    text.map(|text| Timestamp::parse_rfc3339(field, text)).transpose()
+    text.map(|text| Timestamp::parse_rfc3339(field, text))
+        .transpose()
 }
 
 /// A create whose every field has been checked; its texts are still to be stored.
@@ -144,12 +161,19 @@ impl NewFunction {
         resolve: impl FnOnce(&str) -> Result<RuntimeName, Invalid>,
     ) -> Result<Self, Invalid> {
         let seconds = i64::from;
-        let timeout = given.timeout_seconds.unwrap_or(seconds(limits::TIMEOUT_DEFAULT_SECS));
-        let init = given.init_timeout_seconds.unwrap_or(seconds(limits::INIT_TIMEOUT_DEFAULT_SECS));
+        let timeout = given
+            .timeout_seconds
+            .unwrap_or(seconds(limits::TIMEOUT_DEFAULT_SECS));
+        let init = given
+            .init_timeout_seconds
+            .unwrap_or(seconds(limits::INIT_TIMEOUT_DEFAULT_SECS));
         let settings = Settings {
             runtime: resolve(&given.runtime)?,
             runtime_requested: given.runtime,
-            handler: handler(given.handler, given.convention.unwrap_or(wire::Convention::Http))?,
+            handler: handler(
+                given.handler,
+                given.convention.unwrap_or(wire::Convention::Http),
+            )?,
             env: Env::new(given.env.unwrap_or_default())?,
             memory: quantity(
                 "memory_mib",
@@ -163,7 +187,11 @@ impl NewFunction {
             )?,
             timeout: quantity("timeout_seconds", timeout, Timeout::from_secs)?,
             init_timeout: quantity("init_timeout_seconds", init, Timeout::from_secs)?,
-            concurrency: quantity("concurrency", given.concurrency.unwrap_or(1), Concurrency::new)?,
+            concurrency: quantity(
+                "concurrency",
+                given.concurrency.unwrap_or(1),
+                Concurrency::new,
+            )?,
             network: given.network.unwrap_or(wire::Network::Egress).into(),
         };
         code(&given.code)?;
@@ -181,7 +209,7 @@ impl NewFunction {
             annotations,
             key_required: given.key_required.unwrap_or(false),
             disabled: given.disabled.unwrap_or(false),
-            scale: scale(given.scale.unwrap_or_default(), 0, SCALE_MAX_DEFAULT)?,
+            scale: scale(given.scale.unwrap_or_default().0, 0, SCALE_MAX_DEFAULT)?,
         })
     }
 
@@ -197,7 +225,10 @@ impl NewFunction {
         operation::CreateFunction {
             id,
             project,
-            function: FunctionRef { namespace, name: self.name },
+            function: FunctionRef {
+                namespace,
+                name: self.name,
+            },
             description: self.description,
             annotations: self.annotations,
             key_required: self.key_required,
@@ -238,13 +269,18 @@ pub(crate) fn change(given: wire::PatchFunction, view: &FunctionView) -> Result<
     let runtimes = [settings.runtime.as_str(), &settings.runtime_requested];
     immutable("runtime", given.runtime.as_deref(), &runtimes)?;
     let handler = if given.handler.is_some() || given.convention.is_some() {
-        let entry = given.handler.unwrap_or_else(|| settings.handler.entry.clone());
-        let convention = given.convention.unwrap_or(settings.handler.convention.into());
+        let entry = given
+            .handler
+            .unwrap_or_else(|| settings.handler.entry.clone());
+        let convention = given
+            .convention
+            .unwrap_or(settings.handler.convention.into());
         Some(handler(entry, convention)?)
     } else {
         None
     };
-    if let Some(given) = given.scale {
+    let given_scale = given.scale.map(|Object(scale)| scale);
+    if let Some(given) = given_scale {
         scale(given, function.scale.min(), function.scale.max())?;
     }
     let bound = |value: Option<i64>| value.and_then(|value| u32::try_from(value).ok());
@@ -277,8 +313,8 @@ pub(crate) fn change(given: wire::PatchFunction, view: &FunctionView) -> Result<
             key_required: given.key_required,
             keys: given.keys.as_deref().map(key_names).transpose()?,
             disabled: given.disabled,
-            scale_min: bound(given.scale.and_then(|scale| scale.min)),
-            scale_max: bound(given.scale.and_then(|scale| scale.max)),
+            scale_min: bound(given_scale.and_then(|scale| scale.min)),
+            scale_max: bound(given_scale.and_then(|scale| scale.max)),
             settings: SettingsPatch {
                 handler,
                 env: given.env.map(Env::new).transpose()?,
@@ -303,9 +339,10 @@ pub(crate) fn change(given: wire::PatchFunction, view: &FunctionView) -> Result<
 
 fn immutable(field: &str, given: Option<&str>, current: &[&str]) -> Result<(), Invalid> {
     match given {
-        Some(given) if !current.contains(&given) => {
-            Err(Invalid::new(field, format_args!("cannot be changed; it is {:?}", current[0])))
-        }
+        Some(given) if !current.contains(&given) => Err(Invalid::new(
+            field,
+            format_args!("cannot be changed; it is {:?}", current[0]),
+        )),
         _ => Ok(()),
     }
 }
@@ -365,14 +402,20 @@ pub(crate) fn function(view: &FunctionView, endpoint: String) -> wire::Function 
             coracle_model::Network::Egress => wire::Network::Egress,
             coracle_model::Network::None => wire::Network::None,
         },
-        scale: wire::Scale { min: function.scale.min(), max: function.scale.max() },
+        scale: wire::Scale {
+            min: function.scale.min(),
+            max: function.scale.max(),
+        },
         key_required: function.key_required,
         keys: view.keys.iter().map(ToString::to_string).collect(),
         disabled: function.disabled,
         annotations: function.annotations.clone(),
         revision: revision(&view.latest),
         serving_revision: function.serving.map(|revision| revision.number),
-        instances: wire::InstanceCount { wanted: view.wanted, ready: view.ready },
+        instances: wire::InstanceCount {
+            wanted: view.wanted,
+            ready: view.ready,
+        },
         endpoint,
         created_at: function.created_at.rfc3339(),
         updated_at: function.updated_at.rfc3339(),

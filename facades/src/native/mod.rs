@@ -31,7 +31,9 @@ fn parts() -> (Router<Arc<Api>>, OpenApi) {
     let info = InfoBuilder::new()
         .title("Coracle")
         .version("1")
-        .description(Some("Management of functions. Errors are problem details (RFC 9457)."));
+        .description(Some(
+            "Management of functions. Errors are problem details (RFC 9457).",
+        ));
     let empty = OpenApiBuilder::new().info(info.build()).build();
     let routes = OpenApiRouter::new()
         .routes(routes!(system::version))
@@ -42,7 +44,11 @@ fn parts() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(projects::list_tokens, projects::create_token))
         .routes(routes!(projects::delete_token))
         .routes(routes!(namespaces::list, namespaces::create))
-        .routes(routes!(namespaces::get, namespaces::patch, namespaces::delete))
+        .routes(routes!(
+            namespaces::get,
+            namespaces::patch,
+            namespaces::delete
+        ))
         .routes(routes!(functions::list_all))
         .routes(routes!(functions::list, functions::create))
         .routes(routes!(functions::get, functions::patch, functions::delete))
@@ -52,11 +58,13 @@ fn parts() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(observe::build_log))
         .routes(routes!(observe::logs))
         .routes(routes!(invoke::root))
+        .routes(routes!(invoke::slash))
         .routes(routes!(invoke::below))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::patch, keys::delete));
-    let (router, mut document) =
-        OpenApiRouter::with_openapi(empty).nest(MOUNT, routes).split_for_parts();
+    let (router, mut document) = OpenApiRouter::with_openapi(empty)
+        .nest(MOUNT, routes)
+        .split_for_parts();
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("<token id>$<secret>")

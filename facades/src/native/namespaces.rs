@@ -57,7 +57,10 @@ pub(super) async fn list(
     params.only(&Page::PARAMS)?;
     let page = Page::parse(&params, BY_NAME, &ORDERS)?;
     let (count, shown) = page.apply(api.port.namespaces(scope.project.id).await?);
-    let items = shown.iter().map(|namespace| view(namespace, &scope)).collect();
+    let items = shown
+        .iter()
+        .map(|namespace| view(namespace, &scope))
+        .collect();
     Ok(Json(wire::List { count, items }))
 }
 
@@ -81,7 +84,8 @@ pub(super) async fn create(
         env: Env::new(given.env.unwrap_or_default())?,
         task: None,
     };
-    api.write(Operation::CreateNamespace(create), map::words).await?;
+    api.write(Operation::CreateNamespace(create), map::words)
+        .await?;
     let made = find(&api, scope.project.id, &name).await?;
     Ok((StatusCode::CREATED, Json(view(&made, &scope))))
 }
@@ -119,7 +123,8 @@ pub(super) async fn patch(
         env: given.env.map(Env::new).transpose()?,
         task: None,
     };
-    api.write(Operation::UpdateNamespace(update), map::words).await?;
+    api.write(Operation::UpdateNamespace(update), map::words)
+        .await?;
     let namespace = find(&api, scope.project.id, &name).await?;
     Ok(Json(view(&namespace, &scope)))
 }
@@ -135,7 +140,11 @@ pub(super) async fn delete(
     scope: Scope,
 ) -> Result<StatusCode, Failure> {
     let name = scope.namespace()?;
-    let delete = Operation::DeleteNamespace { project: scope.project.id, name, task: None };
+    let delete = Operation::DeleteNamespace {
+        project: scope.project.id,
+        name,
+        task: None,
+    };
     api.write(delete, map::words).await?;
     Ok(StatusCode::NO_CONTENT)
 }

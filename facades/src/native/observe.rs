@@ -62,7 +62,10 @@ pub(super) async fn revisions(
     let mut revisions = api.port.revisions(scope.project.id, &function).await?;
     revisions.sort_by_key(|revision| std::cmp::Reverse(revision.id.number));
     let items: Vec<_> = revisions.iter().map(map::revision).collect();
-    Ok(Json(wire::List { count: items.len(), items }))
+    Ok(Json(wire::List {
+        count: items.len(),
+        items,
+    }))
 }
 
 #[utoipa::path(
@@ -78,7 +81,10 @@ pub(super) async fn instances(
     api.function(scope.project.id, &function).await?;
     let running = api.port.describe(scope.project.id, &function).await?;
     let items: Vec<_> = running.instances.iter().map(map::instance).collect();
-    Ok(Json(wire::List { count: items.len(), items }))
+    Ok(Json(wire::List {
+        count: items.len(),
+        items,
+    }))
 }
 
 /// What the build of a revision printed, as text.
@@ -101,7 +107,10 @@ pub(super) async fn build_log(
     let latest = u64::from(view.latest.id.number);
     let number = params.integer("revision", latest, 1..=latest)?;
     let number = u32::try_from(number).unwrap_or(view.latest.id.number);
-    let revision = RevisionId { function: view.function.id, number };
+    let revision = RevisionId {
+        function: view.function.id,
+        number,
+    };
     let log = api.port.build_log(revision, follow).await?;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(log)).into_response())
@@ -134,19 +143,29 @@ pub(super) async fn logs(
         follow,
         request: params.get("request_id").map(str::to_owned),
         instance: instance.map_err(|_| Failure::invalid("instance", "must be a UUID"))?,
-        since_nanos: params.time("since")?.map_or(0, |at| at.millis().saturating_mul(1_000_000)),
+        since_nanos: params
+            .time("since")?
+            .map_or(0, |at| at.millis().saturating_mul(1_000_000)),
     };
     let view = api.function(scope.project.id, &scope.function()?).await?;
     let lines = api.port.logs(&view, query).await?;
     if follow || accepts_events(&headers) {
         return Ok(events(lines).into_response());
     }
-    collect(lines, usize::try_from(tail).unwrap_or(usize::MAX)).await.map(IntoResponse::into_response)
+    collect(lines, usize::try_from(tail).unwrap_or(usize::MAX))
+        .await
+        .map(IntoResponse::into_response)
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.split(',').any(|kind| kind.trim().starts_with("text/event-stream")))
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| {
+        accept
+            .split(',')
+            .any(|kind| kind.trim().starts_with("text/event-stream"))
+    })
 }
 
 async fn collect(mut from: LogStream, most: usize) -> Result<Json<wire::LogLines>, Failure> {

@@ -23,7 +23,10 @@ use crate::{
     query::{Listed, Order, OrderKey, Page, Params},
 };
 
-pub(super) const BY_NAME: Order = Order { by: OrderKey::Name, descending: false };
+pub(super) const BY_NAME: Order = Order {
+    by: OrderKey::Name,
+    descending: false,
+};
 pub(super) const ORDERS: [OrderKey; 2] = [OrderKey::Name, OrderKey::CreatedAt];
 
 impl Listed for Project {
@@ -58,7 +61,10 @@ pub(super) async fn list_projects(
     let mut projects = api.port.projects().await?;
     projects.retain(|project| caller.principal.may(Right::Project(project.id)));
     let (count, shown) = page.apply(projects);
-    Ok(Json(wire::List { count, items: shown.iter().map(view).collect() }))
+    Ok(Json(wire::List {
+        count,
+        items: shown.iter().map(view).collect(),
+    }))
 }
 
 /// Creates a project. Administrators only.
@@ -73,7 +79,8 @@ pub(super) async fn create_project(
 ) -> Result<(StatusCode, Json<wire::Project>), Failure> {
     let given: wire::CreateProject = body::json(body).await?;
     let name: ProjectName = map::name("name", &given.name)?;
-    api.write(Operation::CreateProject { name: name.clone() }, map::words).await?;
+    api.write(Operation::CreateProject { name: name.clone() }, map::words)
+        .await?;
     let projects = api.port.projects().await?;
     let made = projects.iter().find(|project| project.name == name);
     // Gone again already: then the answer to a read of it is the truth.
@@ -91,7 +98,13 @@ pub(super) async fn delete_project(
     _: Admin,
     scope: Scope,
 ) -> Result<StatusCode, Failure> {
-    api.write(Operation::DeleteProject { project: scope.project.id }, map::words).await?;
+    api.write(
+        Operation::DeleteProject {
+            project: scope.project.id,
+        },
+        map::words,
+    )
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -100,7 +113,10 @@ fn token_view(token: &Token, projects: &[Project]) -> wire::Token {
         TokenRole::Admin => (wire::Role::Admin, None),
         TokenRole::Project(id) => {
             let found = projects.iter().find(|project| project.id == id);
-            (wire::Role::Project, found.map(|project| project.name.to_string()))
+            (
+                wire::Role::Project,
+                found.map(|project| project.name.to_string()),
+            )
         }
     };
     wire::Token {
@@ -126,8 +142,14 @@ pub(super) async fn list_tokens(
     let projects = api.port.projects().await?;
     let mut tokens = api.port.tokens().await?;
     tokens.sort_by_key(|token| std::cmp::Reverse((token.created_at, token.id)));
-    let items: Vec<_> = tokens.iter().map(|token| token_view(token, &projects)).collect();
-    Ok(Json(wire::List { count: items.len(), items }))
+    let items: Vec<_> = tokens
+        .iter()
+        .map(|token| token_view(token, &projects))
+        .collect();
+    Ok(Json(wire::List {
+        count: items.len(),
+        items,
+    }))
 }
 
 /// Creates a token; its secret is in this answer only. Administrators only.
@@ -151,7 +173,8 @@ pub(super) async fn create_token(
         role,
         expires_at: map::time("expires_at", given.expires_at.as_deref())?,
     };
-    api.write(Operation::CreateToken(create.clone()), map::words).await?;
+    api.write(Operation::CreateToken(create.clone()), map::words)
+        .await?;
     let token = Token {
         id: create.id,
         description: create.description,
@@ -170,12 +193,14 @@ pub(super) async fn create_token(
 fn role(given: &wire::CreateToken, projects: &[Project]) -> Result<TokenRole, Failure> {
     match (given.role, given.project.as_deref()) {
         (wire::Role::Admin, None) => Ok(TokenRole::Admin),
-        (wire::Role::Admin, Some(_)) => {
-            Err(Failure::invalid("project", "must be absent for the role admin"))
-        }
-        (wire::Role::Project, None) => {
-            Err(Failure::invalid("project", "is required for the role project"))
-        }
+        (wire::Role::Admin, Some(_)) => Err(Failure::invalid(
+            "project",
+            "must be absent for the role admin",
+        )),
+        (wire::Role::Project, None) => Err(Failure::invalid(
+            "project",
+            "is required for the role project",
+        )),
         (wire::Role::Project, Some(name)) => {
             let found = projects.iter().find(|project| *project.name == *name);
             let missing = || Failure::invalid("project", "there is no such project");

@@ -57,7 +57,9 @@ impl FromRequestParts<Arc<Api>> for Admin {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         let principal = authenticate(api, &parts.headers, Scheme::Bearer).await?;
         principal.require(Right::Admin)?;
-        Ok(Self { path: PathParts::of(parts, api).await? })
+        Ok(Self {
+            path: PathParts::of(parts, api).await?,
+        })
     }
 }
 

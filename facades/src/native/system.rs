@@ -18,7 +18,10 @@ use crate::{api::Api, failure::Failure, port::NodeView};
 )]
 pub(super) async fn version(State(api): State<Arc<Api>>, _: Caller) -> Json<wire::Version> {
     let info = &api.info;
-    Json(wire::Version { version: info.version.clone(), public_url: info.public_url.clone() })
+    Json(wire::Version {
+        version: info.version.clone(),
+        public_url: info.public_url.clone(),
+    })
 }
 
 /// What functions can ask for. Other versions of the same languages are accepted where one of these
@@ -38,7 +41,10 @@ pub(super) async fn runtimes(
         title: runtime.title.clone(),
     });
     let items: Vec<_> = runtimes.collect();
-    Json(wire::List { count: items.len(), items })
+    Json(wire::List {
+        count: items.len(),
+        items,
+    })
 }
 
 /// Administrators only.
@@ -51,7 +57,10 @@ pub(super) async fn nodes(
     _: Admin,
 ) -> Result<Json<wire::List<wire::Node>>, Failure> {
     let items: Vec<_> = api.port.nodes().await?.into_iter().map(node).collect();
-    Ok(Json(wire::List { count: items.len(), items }))
+    Ok(Json(wire::List {
+        count: items.len(),
+        items,
+    }))
 }
 
 fn node(view: NodeView) -> wire::Node {
@@ -71,7 +80,11 @@ fn node(view: NodeView) -> wire::Node {
         allocatable: amounts(node.allocatable),
         used: amounts(view.used),
         instances: view.instances,
-        stems: node.stems.into_iter().map(|(name, count)| (name.to_string(), count)).collect(),
+        stems: node
+            .stems
+            .into_iter()
+            .map(|(name, count)| (name.to_string(), count))
+            .collect(),
         images: node.images.iter().map(ToString::to_string).collect(),
         reported_at: node.reported_at.rfc3339(),
     }

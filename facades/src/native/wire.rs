@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::body::Object;
+
 /// How the runtime calls the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -73,7 +75,8 @@ pub(crate) struct CreateFunction {
     /// `egress` if absent.
     pub(crate) network: Option<Network>,
     /// 0 and 10 if absent.
-    pub(crate) scale: Option<ScaleChange>,
+    #[schema(value_type = Option<ScaleChange>)]
+    pub(crate) scale: Option<Object<ScaleChange>>,
     /// Calls must present a live key that is bound to the function.
     pub(crate) key_required: Option<bool>,
     /// Names of keys to bind.
@@ -102,7 +105,8 @@ pub(crate) struct PatchFunction {
     pub(crate) init_timeout_seconds: Option<i64>,
     pub(crate) concurrency: Option<i64>,
     pub(crate) network: Option<Network>,
-    pub(crate) scale: Option<ScaleChange>,
+    #[schema(value_type = Option<ScaleChange>)]
+    pub(crate) scale: Option<Object<ScaleChange>>,
     pub(crate) key_required: Option<bool>,
     pub(crate) keys: Option<Vec<String>>,
     pub(crate) disabled: Option<bool>,
@@ -272,7 +276,8 @@ pub(crate) struct KeyFunction {
 pub(crate) struct CreateKey {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
-    pub(crate) functions: Option<Vec<KeyFunction>>,
+    #[schema(value_type = Option<Vec<KeyFunction>>)]
+    pub(crate) functions: Option<Vec<Object<KeyFunction>>>,
     pub(crate) expires_at: Option<String>,
 }
 
@@ -282,7 +287,8 @@ pub(crate) struct CreateKey {
 #[schema(as = PatchKey)]
 pub(crate) struct PatchKey {
     pub(crate) description: Option<String>,
-    pub(crate) functions: Option<Vec<KeyFunction>>,
+    #[schema(value_type = Option<Vec<KeyFunction>>)]
+    pub(crate) functions: Option<Vec<Object<KeyFunction>>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     pub(crate) expires_at: Option<Option<String>>,
