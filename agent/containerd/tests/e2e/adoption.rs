@@ -7,7 +7,7 @@ use coracle_driver::{InstanceDriver, Stop};
 use coracle_model::ExitReason;
 use tokio::time::timeout;
 
-use crate::harness::{Host, PATIENCE, invoke, run, runtime, until};
+use crate::harness::{Host, PATIENCE, ask, invoke, run, runtime, until};
 
 #[tokio::test]
 async fn instances_are_adopted_and_stems_are_not() {
@@ -28,7 +28,7 @@ async fn instances_are_adopted_and_stems_are_not() {
             "ctr",
             &[
                 "-a",
-                socket.to_str().unwrap(),
+                &socket.to_string_lossy(),
                 "-n",
                 &namespace,
                 "containers",
@@ -59,13 +59,11 @@ async fn instances_are_adopted_and_stems_are_not() {
     assert_eq!((&survivor.runtime, survivor.concurrency), (&runtime(), 1));
     assert_eq!(survivor.socket, launched.socket);
     assert_eq!(
-        invoke(&survivor.socket, "read:/fn/code/main.txt")
-            .await
-            .unwrap(),
+        ask(&survivor.socket, "read:/fn/code/main.txt").await,
         "the code"
     );
     // Its output is read again, under its name.
-    invoke(&survivor.socket, "print:after").await.unwrap();
+    ask(&survivor.socket, "print:after").await;
     until("a line", || {
         let lines = host.lines.all();
         let found = lines
@@ -83,7 +81,7 @@ async fn instances_are_adopted_and_stems_are_not() {
             "ctr",
             &[
                 "-a",
-                socket.to_str().unwrap(),
+                &socket.to_string_lossy(),
                 "-n",
                 &namespace,
                 "containers",
@@ -131,9 +129,7 @@ async fn a_killed_containerd_costs_no_instance() {
     // One ends while nobody is there to say so.
     assert!(invoke(&ends.socket, "exit:7").await.is_err());
     assert_eq!(
-        invoke(&stays.socket, "read:/fn/code/main.txt")
-            .await
-            .unwrap(),
+        ask(&stays.socket, "read:/fn/code/main.txt").await,
         "the code"
     );
     until("another containerd", || match pid() {
@@ -154,9 +150,7 @@ async fn a_killed_containerd_costs_no_instance() {
         .await
         .expect("launched");
     assert_eq!(
-        invoke(&third.socket, "read:/fn/code/main.txt")
-            .await
-            .unwrap(),
+        ask(&third.socket, "read:/fn/code/main.txt").await,
         "the code"
     );
     driver

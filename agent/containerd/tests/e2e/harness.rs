@@ -94,6 +94,9 @@ impl Host {
         ] {
             fs::create_dir_all(self.path("image").join(dir)).expect("created");
         }
+        // runc gives a tmpfs the mode of the directory below it, whatever the options say.
+        let tmp = self.path("image/tmp");
+        fs::set_permissions(tmp, fs::Permissions::from_mode(0o1777)).expect("set");
         self.write("image/etc/resolv.conf", "");
         self.write("image/etc/secret", "root only");
         let secret = self.path("image/etc/secret");
@@ -281,6 +284,13 @@ pub(crate) async fn until<T>(what: &str, mut check: impl FnMut() -> Result<T, St
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// One invocation of an instance that lives.
+pub(crate) async fn ask(socket: &Path, target: &str) -> String {
+    invoke(socket, target)
+        .await
+        .unwrap_or_else(|error| panic!("{target}: {error}"))
 }
 
 /// One invocation; the answer's body.

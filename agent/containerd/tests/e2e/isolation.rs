@@ -1,16 +1,18 @@
 //! What a function sees, and what it cannot do.
 
-use std::{net::TcpListener, path::Path};
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::AsFd,
+    path::Path,
+};
 
 use coracle_driver::InstanceDriver;
 use coracle_model::Network;
 
-use crate::harness::{Host, invoke, run};
+use crate::harness::{Host, ask, run};
 
 async fn status(socket: &Path, field: &str) -> String {
-    let text = invoke(socket, "read:/proc/self/status")
-        .await
-        .expect("readable");
+    let text = ask(socket, "read:/proc/self/status").await;
     let line = text
         .lines()
         .find(|l| l.starts_with(field))
@@ -32,7 +34,7 @@ async fn a_function_is_nobody_and_changes_nothing() {
         .await
         .expect("launched");
     let socket = &launched.socket;
-    let ask = async |target: &str| invoke(socket, target).await.expect("an answer");
+    let ask = async |target: &str| ask(socket, target).await;
 
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         assert_eq!(status(socket, set).await, "0000000000000000", "{set}");
@@ -124,12 +126,11 @@ async fn inotify_of_one_function_is_capped() {
         .launch(host.order(host.spec()))
         .await
         .expect("launched");
-    let cap = invoke(
+    let cap = ask(
         &launched.socket,
         "read:/proc/sys/user/max_inotify_instances",
     )
-    .await
-    .unwrap();
+    .await;
     assert_eq!(cap.trim(), "128");
     host.finish(driver).await;
 }
@@ -149,11 +150,7 @@ async fn outward_means_outward_only() {
     let alone = driver.launch(host.order(spec)).await.expect("launched");
 
     // The way out is there for one and cut for the other.
-    let carrier = async |socket| {
-        invoke(socket, "read:/sys/class/net/eth0/carrier")
-            .await
-            .unwrap()
-    };
+    let carrier = async |socket| ask(socket, "read:/sys/class/net/eth0/carrier").await;
     assert_eq!(carrier(&outward.socket).await.trim(), "1");
     assert_ne!(carrier(&alone.socket).await.trim(), "1");
 
@@ -179,15 +176,77 @@ async fn outward_means_outward_only() {
     for address in [gateway, "169.254.169.254", "10.1.2.3", "192.168.1.1"] {
         for instance in [&outward, &alone] {
             let target = format!("connect:{address}:{port}");
-            let answer = invoke(&instance.socket, &target).await.unwrap();
+            let answer = ask(&instance.socket, &target).await;
             assert_ne!(answer, "done", "{address}");
         }
     }
-    // A public address leaves through the bridge: what comes back is not the firewall's word.
-    let rules = run("iptables-save", &[]);
-    assert!(
-        rules.contains(&format!("CORACLE-{}-FWD", host.cluster)),
-        "{rules}"
-    );
+    // Somebody else's machine, which stands for the internet.
+    let outside = Outside::new(&host.cluster.to_string());
+    let target = format!("connect:{}", outside.address);
+    assert_eq!(ask(&outward.socket, &target).await, "done");
+    assert_ne!(ask(&alone.socket, &target).await, "done");
+    drop(outside);
     host.finish(driver).await;
+}
+
+/// A network namespace of its own with a listener, behind a cable to the host.
+struct Outside {
+    name: String,
+    address: SocketAddr,
+}
+
+impl Outside {
+    fn new(cluster: &str) -> Self {
+        let name = format!("out{cluster}");
+        // A /30 of 198.18.0.0/15, which is for tests of networks.
+        let number = u32::from_str_radix(cluster, 16).expect("hexadecimal") % (1 << 15);
+        let subnet = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + 4 * number;
+        let (near, far) = (Ipv4Addr::from(subnet + 1), Ipv4Addr::from(subnet + 2));
+        let near = format!("{near}/30");
+        run("ip", &["netns", "add", &name]);
+        run(
+            "ip",
+            &[
+                "link", "add", &name, "type", "veth", "peer", "name", "eth0", "netns", &name,
+            ],
+        );
+        run("ip", &["addr", "add", &near, "dev", &name]);
+        run("ip", &["link", "set", "dev", &name, "up"]);
+        run(
+            "ip",
+            &[
+                "-n",
+                &name,
+                "addr",
+                "add",
+                &format!("{far}/30"),
+                "dev",
+                "eth0",
+            ],
+        );
+        run("ip", &["-n", &name, "link", "set", "dev", "eth0", "up"]);
+        let namespace = std::fs::File::open(format!("/run/netns/{name}")).expect("just made");
+        // On a thread of its own, which stays in that namespace until the test ends.
+        let (told, port) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind).expect("entered");
+            let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
+            told.send(listener.local_addr().expect("bound").port())
+                .expect("awaited");
+            while listener.accept().is_ok() {}
+        });
+        Self {
+            name,
+            address: (far, port.recv().expect("a port")).into(),
+        }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        run("ip", &["netns", "delete", &self.name]);
+        run("ip", &["link", "delete", "dev", &self.name]);
+    }
 }

@@ -6,7 +6,7 @@ use coracle_driver::{Exit, InstanceDriver, LaunchError, Origin, Stop};
 use coracle_model::{ExitReason, Handler, LogStream, Memory, Timeout};
 use tokio::time::timeout;
 
-use crate::harness::{Host, PATIENCE, invoke, timed, until};
+use crate::harness::{Host, PATIENCE, ask, invoke, timed, until};
 
 #[tokio::test]
 async fn from_a_stem_and_from_scratch_to_an_answer_and_away() {
@@ -21,18 +21,14 @@ async fn from_a_stem_and_from_scratch_to_an_answer_and_away() {
         .expect("launched");
     assert_eq!(launched.origin, Origin::Scratch);
     assert_eq!(
-        invoke(&launched.socket, "read:/fn/code/main.txt")
-            .await
-            .unwrap(),
+        ask(&launched.socket, "read:/fn/code/main.txt").await,
         "the code"
     );
     assert_eq!(
-        invoke(&launched.socket, "read:/fn/deps/lib.txt")
-            .await
-            .unwrap(),
+        ask(&launched.socket, "read:/fn/deps/lib.txt").await,
         "the dependencies"
     );
-    let claim = invoke(&launched.socket, "claim").await.unwrap();
+    let claim = ask(&launched.socket, "claim").await;
     for part in [
         "\"KEY\":\"value\"",
         "\"memory_mib\":64",
@@ -59,9 +55,7 @@ async fn from_a_stem_and_from_scratch_to_an_answer_and_away() {
         "the host's mounts are unchanged"
     );
     assert_eq!(
-        invoke(&claimed.socket, "read:/fn/code/main.txt")
-            .await
-            .unwrap(),
+        ask(&claimed.socket, "read:/fn/code/main.txt").await,
         "the code"
     );
     host.wait_for_stems(&driver, 2).await;
@@ -169,9 +163,7 @@ async fn what_passes_its_deadline_is_gone_within_a_second() {
     let socket = launched.socket.clone();
     let hanging = tokio::spawn(async move { invoke(&socket, "hang").await });
     assert_eq!(
-        invoke(&launched.socket, "read:/fn/code/main.txt")
-            .await
-            .unwrap(),
+        ask(&launched.socket, "read:/fn/code/main.txt").await,
         "the code"
     );
     let (stopped, took) = timed(driver.stop(spec.id, Stop::DeadlinePassed)).await;
@@ -222,7 +214,7 @@ async fn output_becomes_lines_of_the_request_and_a_flood_is_cut() {
         .launch(host.order(spec.clone()))
         .await
         .expect("launched");
-    invoke(&launched.socket, "print:hello").await.unwrap();
+    ask(&launched.socket, "print:hello").await;
     for (stream, message) in [
         (LogStream::Stdout, "hello"),
         (LogStream::Stderr, "to stderr"),
@@ -239,7 +231,7 @@ async fn output_becomes_lines_of_the_request_and_a_flood_is_cut() {
         assert_eq!((line.instance, line.stream), (spec.id, stream));
         assert_eq!(line.request.as_deref(), Some("request-1"));
     }
-    invoke(&launched.socket, "flood:20000").await.unwrap();
+    ask(&launched.socket, "flood:20000").await;
     driver
         .stop(spec.id, Stop::DeadlinePassed)
         .await
@@ -264,7 +256,7 @@ async fn limits_are_the_functions_and_not_the_stems() {
     spec.memory = Memory::from_mib(256).expect("in bounds");
     let launched = driver.launch(host.order(spec)).await.expect("launched");
     assert_eq!(launched.origin, Origin::Stem);
-    assert_eq!(invoke(&launched.socket, "eat:150").await.unwrap(), "150");
+    assert_eq!(ask(&launched.socket, "eat:150").await, "150");
     // The smaller way round: below what its stem had.
     host.wait_for_stems(&driver, 1).await;
     let mut spec = host.spec();

@@ -1,6 +1,9 @@
 //! Build jobs.
 
-use std::{os::unix::fs::chown, time::Duration};
+use std::{
+    os::unix::fs::{PermissionsExt, chown},
+    time::Duration,
+};
 
 use coracle_driver::{BuildJob, BuildSandbox, Mount, SandboxExit};
 use coracle_model::{Memory, MilliCpu};
@@ -49,8 +52,8 @@ async fn a_job_runs_to_its_end_or_its_timeout_and_leaves_nothing() {
     std::fs::create_dir(host.path("work")).expect("created");
     let (uid, gid) = driver.owner();
     chown(host.path("work"), Some(uid), Some(gid)).expect("given away");
-    let work = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    std::fs::set_permissions(host.path("work"), work).expect("set");
+    let private = PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(host.path("work"), private).expect("set");
 
     let program = "/usr/lib/coracle/test";
     let (exit, said) = run(&*driver, job(&host, &["/usr/lib/coracle/init"])).await;

@@ -92,7 +92,11 @@ fn act(request: &str, verb: &str, rest: &str) -> String {
         "write" => told(fs::write(rest, "x")),
         "fill" => {
             let (path, mib) = rest.split_once(',').expect("path,MiB");
-            told(fs::write(path, vec![1; mib.parse::<usize>().expect("MiB") << 20]))
+            let written = fs::File::create(path).and_then(|mut file| {
+                let piece = vec![1; 1 << 20];
+                (0..mib.parse::<usize>().expect("MiB")).try_for_each(|_| file.write_all(&piece))
+            });
+            told(written)
         }
         "print" => {
             println!("\x01{request}\x02{rest}");
