@@ -327,7 +327,8 @@ mod tests {
         assert_eq!(slots.len(), 4);
         assert_ne!(slots[0].instance.id, slots[1].instance.id);
         drop(slots);
-        assert_eq!(std::iter::from_fn(|| function.try_take()).count(), 4);
+        let slots: Vec<_> = std::iter::from_fn(|| function.try_take()).collect();
+        assert_eq!(slots.len(), 4);
     }
 
     #[tokio::test]

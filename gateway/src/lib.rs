@@ -4,6 +4,13 @@
 //! beside this crate draws the paths.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that cannot go on should say where"
+    )
+)]
 
 mod access;
 mod activate;
@@ -45,7 +52,7 @@ use std::{
 
 use coracle_base::Shutdown;
 use coracle_model::Stamp;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 pub use config::{Config, Limits};
 pub use respond::{Code, FUNCTION_ERROR, PLATFORM_ERROR};
@@ -132,8 +139,8 @@ impl Config {
     /// Errors: a setting is wrong; an address cannot be bound.
     pub async fn bind(self) -> Result<Gateway, StartError> {
         self.check().map_err(StartError::Config)?;
-        let (invoke, invoke_address) = listen("invocation", self.invoke).await?;
-        let (api, api_address) = listen("API", self.api).await?;
+        let (invoke, invoke_address) = listen("invocation", self.invoke)?;
+        let (api, api_address) = listen("API", self.api)?;
         let handle = Handle {
             shared: Shared::new(self),
             connected: Arc::default(),
@@ -149,7 +156,11 @@ impl Config {
     }
 }
 
-async fn listen(
+/// A burst beyond the backlog costs each client a second: the kernel drops its SYN. The system's
+/// own maximum (4096 on current kernels) bounds it.
+const BACKLOG: u32 = 4096;
+
+fn listen(
     listener: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -158,7 +169,15 @@ async fn listen(
         address,
         source,
     };
-    let bound = TcpListener::bind(address).await.map_err(failed)?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    };
+    let socket = socket.map_err(failed)?;
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    let bound = socket.listen(BACKLOG).map_err(failed)?;
     let address = bound.local_addr().map_err(failed)?;
     Ok((bound, address))
 }

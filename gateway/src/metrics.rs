@@ -89,7 +89,7 @@ const ALL: &[(&str, Kind, Unit, &str)] = &[
         UNREACHABLE,
         Kind::Counter,
         Unit::Count,
-        "Dials of instances that failed.",
+        "Instances that could not be reached or broke off.",
     ),
     (
         KILLS,

@@ -60,6 +60,9 @@ pub(crate) enum Work {
     Manager(Box<ManagerCall>),
 }
 
+/// The way to each thread.
+pub(crate) type Workers = Vec<mpsc::Sender<Work>>;
+
 /// An invocation from the API listener.
 pub(crate) struct ManagerCall {
     pub(crate) function: Arc<Function>,
@@ -76,7 +79,7 @@ pub(crate) enum ManagerBody {
 pub(crate) fn start(
     shared: &Arc<Shared>,
     stop: &Stop,
-) -> std::io::Result<(Vec<mpsc::Sender<Work>>, Vec<JoinHandle<()>>)> {
+) -> std::io::Result<(Workers, Vec<JoinHandle<()>>)> {
     let mut senders = Vec::new();
     let mut threads = Vec::new();
     for index in 0..shared.config.threads {
@@ -243,7 +246,7 @@ async fn manager_call(local: Rc<Local>, call: ManagerCall) {
 pub(crate) async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
-    workers: Vec<mpsc::Sender<Work>>,
+    workers: Workers,
     drain: Shutdown,
 ) {
     let permits = Arc::new(Semaphore::new(shared.config.limits.connections_max));

@@ -1,0 +1,13 @@
+//! The gateway from outside: real sockets towards clients and instances, fakes behind gRPC.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod bounds;
+mod cold;
+mod lifecycle;
+mod streams;
+mod support;
+mod warm;
