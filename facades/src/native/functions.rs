@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::{
     error::Problem,
-    map, namespaces,
+    map, namespaces, params,
     projects::{BY_NAME, ORDERS},
     scope::Scope,
     wire,
@@ -62,7 +62,7 @@ async fn page_of(
 /// Functions of every namespace, without their texts.
 #[utoipa::path(
     get, path = "/projects/{project}/functions", tag = "functions",
-    params(wire::ProjectPath, wire::PageParams),
+    params(params::ProjectPath, params::PageParams),
     responses((status = 200, body = wire::List<wire::Function>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn list_all(
@@ -76,7 +76,7 @@ pub(super) async fn list_all(
 /// Functions of one namespace, without their texts.
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions", tag = "functions",
-    params(wire::NamespacePath, wire::PageParams),
+    params(params::NamespacePath, params::PageParams),
     responses((status = 200, body = wire::List<wire::Function>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn list(
@@ -91,7 +91,7 @@ pub(super) async fn list(
 /// Answers as soon as the function is recorded; `revision.stage` tells how it goes on.
 #[utoipa::path(
     post, path = "/projects/{project}/namespaces/{namespace_name}/functions", tag = "functions",
-    params(wire::NamespacePath), request_body = wire::CreateFunction,
+    params(params::NamespacePath), request_body = wire::CreateFunction,
     responses((status = 201, body = wire::Function), (status = "4XX", body = Problem))
 )]
 pub(super) async fn create(
@@ -147,7 +147,7 @@ async fn check_keys(api: &Api, project: ProjectId, names: &[KeyName]) -> Result<
 
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = 200, body = wire::Function), (status = "4XX", body = Problem))
 )]
 pub(super) async fn get(
@@ -161,7 +161,7 @@ pub(super) async fn get(
 /// Makes a new revision if something changes that a running instance cannot take over.
 #[utoipa::path(
     patch, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}",
-    tag = "functions", params(wire::FunctionPath), request_body = wire::PatchFunction,
+    tag = "functions", params(params::FunctionPath), request_body = wire::PatchFunction,
     responses((status = 200, body = wire::Function), (status = "4XX", body = Problem))
 )]
 pub(super) async fn patch(
@@ -199,7 +199,7 @@ pub(super) async fn patch(
 /// Running calls are finished; new ones are refused at once.
 #[utoipa::path(
     delete, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = 204), (status = "4XX", body = Problem))
 )]
 pub(super) async fn delete(

@@ -11,7 +11,7 @@ use axum::{
 };
 use http::{HeaderName, HeaderValue, Request, Uri, header, request::Parts};
 
-use super::{error::Problem, scope::Scope, wire};
+use super::{error::Problem, params, scope::Scope};
 use crate::{
     api::Api,
     body,
@@ -39,7 +39,7 @@ const NOT_HANDED_ON: [HeaderName; 7] = [
 #[utoipa::path(
     method(get, head, post, put, patch, delete, options),
     path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/invoke",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = "default", description = "What the function answers"),
               (status = "4XX", body = Problem))
 )]
@@ -57,7 +57,7 @@ pub(super) async fn root(
 #[utoipa::path(
     method(get, head, post, put, patch, delete, options),
     path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/invoke/",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = "default", description = "What the function answers"),
               (status = "4XX", body = Problem))
 )]
@@ -75,7 +75,7 @@ pub(super) async fn slash(
 #[utoipa::path(
     method(get, head, post, put, patch, delete, options),
     path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/invoke/{*path}",
-    tag = "functions", params(wire::InvokePath),
+    tag = "functions", params(params::InvokePath),
     responses((status = "default", description = "What the function answers"),
               (status = "4XX", body = Problem))
 )]

@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::{
     error::Problem,
-    map,
+    map, params,
     projects::{BY_NAME, ORDERS},
     scope::Scope,
     wire,
@@ -54,7 +54,7 @@ async fn check_functions(
 
 #[utoipa::path(
     get, path = "/projects/{project}/keys", tag = "keys",
-    params(wire::ProjectPath, wire::PageParams),
+    params(params::ProjectPath, params::PageParams),
     responses((status = 200, body = wire::List<wire::Key>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn list(
@@ -72,7 +72,7 @@ pub(super) async fn list(
 /// The secret is in this answer only.
 #[utoipa::path(
     post, path = "/projects/{project}/keys", tag = "keys",
-    params(wire::ProjectPath), request_body = wire::CreateKey,
+    params(params::ProjectPath), request_body = wire::CreateKey,
     responses((status = 201, body = wire::Key), (status = "4XX", body = Problem))
 )]
 pub(super) async fn create(
@@ -107,7 +107,7 @@ pub(super) async fn create(
 }
 
 #[utoipa::path(
-    get, path = "/projects/{project}/keys/{key_name}", tag = "keys", params(wire::KeyPath),
+    get, path = "/projects/{project}/keys/{key_name}", tag = "keys", params(params::KeyPath),
     responses((status = 200, body = wire::Key), (status = "4XX", body = Problem))
 )]
 pub(super) async fn get(
@@ -125,7 +125,7 @@ pub(super) async fn get(
 
 #[utoipa::path(
     patch, path = "/projects/{project}/keys/{key_name}", tag = "keys",
-    params(wire::KeyPath), request_body = wire::PatchKey,
+    params(params::KeyPath), request_body = wire::PatchKey,
     responses((status = 200, body = wire::Key), (status = "4XX", body = Problem))
 )]
 pub(super) async fn patch(
@@ -160,7 +160,7 @@ pub(super) async fn patch(
 
 /// Calls with the key are refused from now on.
 #[utoipa::path(
-    delete, path = "/projects/{project}/keys/{key_name}", tag = "keys", params(wire::KeyPath),
+    delete, path = "/projects/{project}/keys/{key_name}", tag = "keys", params(params::KeyPath),
     responses((status = 204), (status = "4XX", body = Problem))
 )]
 pub(super) async fn delete(

@@ -8,6 +8,7 @@ mod keys;
 mod map;
 mod namespaces;
 mod observe;
+mod params;
 mod projects;
 mod scope;
 mod system;

@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::{
     error::Problem,
-    map,
+    map, params,
     projects::{BY_NAME, ORDERS},
     scope::Scope,
     wire,
@@ -46,7 +46,7 @@ pub(super) async fn find(
 
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces", tag = "namespaces",
-    params(wire::ProjectPath, wire::PageParams),
+    params(params::ProjectPath, params::PageParams),
     responses((status = 200, body = wire::List<wire::Namespace>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn list(
@@ -66,7 +66,7 @@ pub(super) async fn list(
 
 #[utoipa::path(
     post, path = "/projects/{project}/namespaces", tag = "namespaces",
-    params(wire::ProjectPath), request_body = wire::CreateNamespace,
+    params(params::ProjectPath), request_body = wire::CreateNamespace,
     responses((status = 201, body = wire::Namespace), (status = "4XX", body = Problem))
 )]
 pub(super) async fn create(
@@ -92,7 +92,7 @@ pub(super) async fn create(
 
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}", tag = "namespaces",
-    params(wire::NamespacePath),
+    params(params::NamespacePath),
     responses((status = 200, body = wire::Namespace), (status = "4XX", body = Problem))
 )]
 pub(super) async fn get(
@@ -106,7 +106,7 @@ pub(super) async fn get(
 /// A changed environment gives every function of the namespace a new revision.
 #[utoipa::path(
     patch, path = "/projects/{project}/namespaces/{namespace_name}", tag = "namespaces",
-    params(wire::NamespacePath), request_body = wire::PatchNamespace,
+    params(params::NamespacePath), request_body = wire::PatchNamespace,
     responses((status = 200, body = wire::Namespace), (status = "4XX", body = Problem))
 )]
 pub(super) async fn patch(
@@ -132,7 +132,7 @@ pub(super) async fn patch(
 /// Refused while the namespace holds functions.
 #[utoipa::path(
     delete, path = "/projects/{project}/namespaces/{namespace_name}", tag = "namespaces",
-    params(wire::NamespacePath),
+    params(params::NamespacePath),
     responses((status = 204), (status = "4XX", body = Problem))
 )]
 pub(super) async fn delete(

@@ -15,7 +15,7 @@ use coracle_model::RevisionId;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{error::Problem, functions, map, scope::Scope, wire};
+use super::{error::Problem, functions, map, params, scope::Scope, wire};
 use crate::{
     api::Api,
     failure::Failure,
@@ -29,7 +29,7 @@ const TAIL_MAX: u64 = 100_000;
 /// The function, its instances, and why there are as many as there are.
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/describe",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = 200, body = wire::Description), (status = "4XX", body = Problem))
 )]
 pub(super) async fn describe(
@@ -50,7 +50,7 @@ pub(super) async fn describe(
 /// Newest first.
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/revisions",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = 200, body = wire::List<wire::Revision>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn revisions(
@@ -70,7 +70,7 @@ pub(super) async fn revisions(
 
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/instances",
-    tag = "functions", params(wire::FunctionPath),
+    tag = "functions", params(params::FunctionPath),
     responses((status = 200, body = wire::List<wire::Instance>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn instances(
@@ -90,7 +90,7 @@ pub(super) async fn instances(
 /// What the build of a revision printed, as text.
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/build-log",
-    tag = "functions", params(wire::FunctionPath, wire::BuildLogParams),
+    tag = "functions", params(params::FunctionPath, params::BuildLogParams),
     responses(
         (status = 200, body = String, content_type = "text/plain"),
         (status = "4XX", body = Problem)
@@ -120,7 +120,7 @@ pub(super) async fn build_log(
 /// text/event-stream, each line is a server-sent event.
 #[utoipa::path(
     get, path = "/projects/{project}/namespaces/{namespace_name}/functions/{function_name}/logs",
-    tag = "functions", params(wire::FunctionPath, wire::LogParams),
+    tag = "functions", params(params::FunctionPath, params::LogParams),
     responses(
         (status = 200, body = wire::LogLines),
         (status = 200, description = "One line an event", body = wire::LogLine,

@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::{
     error::Problem,
-    map,
+    map, params,
     scope::{Admin, Caller, Scope},
     wire,
 };
@@ -48,7 +48,7 @@ fn view(project: &Project) -> wire::Project {
 
 /// Those that the token may enter.
 #[utoipa::path(
-    get, path = "/projects", tag = "projects", params(wire::PageParams),
+    get, path = "/projects", tag = "projects", params(params::PageParams),
     responses((status = 200, body = wire::List<wire::Project>), (status = "4XX", body = Problem))
 )]
 pub(super) async fn list_projects(
@@ -90,7 +90,7 @@ pub(super) async fn create_project(
 
 /// Deletes a project that holds nothing. Administrators only.
 #[utoipa::path(
-    delete, path = "/projects/{project}", tag = "projects", params(wire::ProjectPath),
+    delete, path = "/projects/{project}", tag = "projects", params(params::ProjectPath),
     responses((status = 204), (status = "4XX", body = Problem))
 )]
 pub(super) async fn delete_project(
@@ -211,7 +211,7 @@ fn role(given: &wire::CreateToken, projects: &[Project]) -> Result<TokenRole, Fa
 
 /// Ends a token at once. Administrators only.
 #[utoipa::path(
-    delete, path = "/tokens/{token_id}", tag = "tokens", params(wire::TokenPath),
+    delete, path = "/tokens/{token_id}", tag = "tokens", params(params::TokenPath),
     responses((status = 204), (status = "4XX", body = Problem))
 )]
 pub(super) async fn delete_token(

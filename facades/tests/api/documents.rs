@@ -166,3 +166,12 @@ fn every_error_code_is_in_the_native_document_with_its_status() {
         .collect();
     assert_eq!(listed, expected);
 }
+
+#[test]
+fn every_error_code_has_a_page_that_names_its_status() {
+    for code in Code::ALL {
+        let page = read(&format!("../docs/errors/{}.md", code.as_str()));
+        let status = format!("Status {}", code.status().as_u16());
+        assert!(page.contains(&status), "{}: {status}", code.as_str());
+    }
+}
