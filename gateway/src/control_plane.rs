@@ -477,3 +477,6 @@ impl ControlPlane for ControllerPort {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -385,7 +385,6 @@ async fn converse(mut stream: UnixStream, script: Arc<Script>) -> Option<()> {
             script.seen.lock().unwrap().push(seen);
             act_out(&mut stream, &script, act).await
         };
-        script.running.fetch_sub(1, SeqCst);
         going?;
     }
 }
@@ -416,17 +415,23 @@ async fn act_out(stream: &mut UnixStream, script: &Script, act: Act) -> Option<(
             script.release.notified().await;
             frame(0x81, 1, &head(200, ""))
         }
-        Act::Die => return None,
+        Act::Die => {
+            script.running.fetch_sub(1, SeqCst);
+            return None;
+        }
         Act::Cut => {
             let mut bytes = frame(0x81, 0, &head(200, ""));
             bytes.extend(frame(0x82, 0, b"half"));
             stream.write_all(&bytes).await.ok()?;
             script.release.notified().await;
+            script.running.fetch_sub(1, SeqCst);
             return None;
         }
         Act::Garbage => vec![0xff; 64],
         Act::Busy | Act::Echo => unreachable!("handled before"),
     };
+    // As a shim does: the slot is free before the caller can know it.
+    script.running.fetch_sub(1, SeqCst);
     stream.write_all(&bytes).await.ok()
 }
 
@@ -444,6 +449,7 @@ async fn echo(stream: &mut UnixStream, script: &Script, seen: Seen) -> Option<()
             .await
             .ok()?;
         if flags & 1 != 0 {
+            script.running.fetch_sub(1, SeqCst);
             return Some(());
         }
     }
