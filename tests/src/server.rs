@@ -144,7 +144,9 @@ impl Server {
 
     /// Starts the server (again); waits until it is ready.
     pub async fn start_processes(&mut self) {
-        let _ = fs::remove_file(self.data().join("server.json"));
+        for data in [self.data(), self.path("gateway")] {
+            let _ = fs::remove_file(data.join("server.json"));
+        }
         if self.options.apart {
             self.start_apart();
         } else {

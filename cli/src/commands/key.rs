@@ -195,7 +195,10 @@ async fn create_credentials(
         .ok_or_else(|| CliError::NotFound(format!("project {} does not exist", api.project)))?;
     let Cloud::Gcore = cloud;
     let body = json!({
-        "description": "gcore clients", "project": api.project, "expires_at": expires,
+        "description": "gcore clients",
+        "role": "project",
+        "project": api.project,
+        "expires_at": expires,
     });
     let token = api
         .json(Method::POST, "/api/v1/tokens", Some(&body))

@@ -1,15 +1,12 @@
 //! `coracle runtime`: images on this machine, made ahead of the first deploy that needs them.
 
-use std::{collections::BTreeMap, io::IsTerminal, path::PathBuf};
+use std::{collections::BTreeMap, io::{IsTerminal, Write}, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use coracle_builder::{ImageStore, Route, image::Mirror};
 use coracle_runtimes::{Catalog, Strictness};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncWriteExt, stderr},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
 use crate::{
     error::{CliError, chain},
@@ -91,7 +88,7 @@ impl Runtime {
             Verb::Build { runtimes, place } => {
                 let (store, route) = place.open()?;
                 let wanted = if runtimes.is_empty() {
-                    catalog.runtimes().collect()
+                    catalog.runtimes().cloned().collect()
                 } else {
                     runtimes
                         .iter()
@@ -104,7 +101,7 @@ impl Runtime {
                         .collect::<Result<Vec<_>, _>>()?
                 };
                 for runtime in wanted {
-                    build(&store, route, runtime).await?;
+                    build(&store, route, &runtime).await?;
                 }
                 Ok(())
             }
@@ -153,7 +150,7 @@ async fn build(
     let show = async {
         while let Some(piece) = lines.recv().await {
             // A closed standard error must not end the build.
-            let _ = stderr().write_all(&piece).await;
+            let _ = std::io::stderr().write_all(&piece);
         }
     };
     let making = async {

@@ -8,6 +8,9 @@ use coracle_model::{Timestamp, Token};
 
 use crate::{admin::Admin, data::DataDir, error::CliError, settings::Settings};
 
+/// One voter leads within milliseconds; a slow disk may take its time to sync.
+const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(super) struct Role {
     controller: Arc<Controller>,
@@ -37,12 +40,17 @@ pub(super) async fn build(
         .map_err(|error| CliError::failed("controller", error))?;
     let controller = Arc::new(controller);
     let seen = controller.clone();
-    admin.check("controller", move || seen.health());
+    admin.check("controller", move || ready(&seen));
     Ok(Role {
         controller,
         token,
         fresh,
     })
+}
+
+fn ready(controller: &Controller) -> Result<(), String> {
+    let status = controller.status();
+    if status.is_ready() { Ok(()) } else { Err(format!("no leader yet: {status:?}")) }
 }
 
 impl Role {
@@ -60,7 +68,7 @@ impl Role {
     /// text if it was made just now.
     pub(super) async fn bootstrap(&self) -> Result<Option<String>, CliError> {
         self.controller
-            .bootstrap(self.token.clone())
+            .bootstrap(self.token.clone(), BOOTSTRAP_LIMIT)
             .await
             .map_err(|error| CliError::failed("controller", error))?;
         Ok(self.fresh.clone())

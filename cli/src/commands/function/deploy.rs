@@ -1,16 +1,13 @@
 //! `coracle fn deploy`
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
-use tokio::{
-    io::{AsyncWriteExt, stderr},
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     api::{Api, refuse_errors},
@@ -187,7 +184,7 @@ async fn show_build_log(
             Ok(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     // A closed standard error must not end the deployment.
-                    let _ = stderr().write_all(data).await;
+                    let _ = std::io::stderr().write_all(data);
                 }
             }
             Ok(Some(Err(error))) => return Err(CliError::failed("the build log broke off", error)),

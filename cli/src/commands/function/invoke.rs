@@ -1,7 +1,7 @@
 //! `coracle fn invoke`
 
 use std::{
-    io::{IsTerminal, Read},
+    io::{IsTerminal, Read, Write},
     path::PathBuf,
 };
 
@@ -9,7 +9,6 @@ use bytes::Bytes;
 use clap::Args;
 use http::Request;
 use http_body_util::BodyExt;
-use tokio::io::{AsyncWriteExt, stdout};
 
 use crate::{api::Api, commands::function_path, error::CliError};
 
@@ -74,14 +73,14 @@ impl Invoke {
                 eprintln!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
             }
         }
-        let mut out = stdout();
+        let mut out = std::io::stdout();
         let write = |error: std::io::Error| CliError::failed("cannot write the answer", error);
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| CliError::failed("the answer broke off", error))?;
             if let Some(data) = frame.data_ref() {
-                out.write_all(data).await.map_err(write)?;
-                out.flush().await.map_err(write)?;
+                out.write_all(data).map_err(write)?;
+                out.flush().map_err(write)?;
             }
         }
         if std::io::stdout().is_terminal() {
