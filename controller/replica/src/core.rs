@@ -6,7 +6,7 @@ use std::cell::Cell;
 use protobuf::Message as _;
 use raft::{
     RawNode, SnapshotStatus, StateRole,
-    eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Message},
+    eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message},
 };
 
 use crate::{
@@ -27,6 +27,8 @@ const MESSAGE_BYTES: u64 = 1024 * 1024;
 const COMMITTED_BYTES: u64 = 4 * 1024 * 1024;
 /// Beyond this much that no majority has, proposals are refused instead of kept in memory.
 const UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
+/// Index and term of what stands for the beginning in every member's log.
+const FOUNDATION: (u64, u64) = (1, 1);
 const INFLIGHT_MESSAGES: usize = 256;
 
 /// What comes out while a batch is worked through. Called in the order in which things may
@@ -82,12 +84,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     pub(crate) fn new(config: &Config, mut log: S, mut machine: M) -> Result<Self, Fatal> {
         let blank = log.last_index() == 0 && log.state().members == ConfState::default();
         if blank && !config.voters.is_empty() {
-            let members = ConfState::from((config.voters.clone(), Vec::new()));
-            let write = Write {
-                members: Some(members),
-                ..Write::default()
-            };
-            log.write(write, Durability::Synced)?;
+            found(&mut log, &config.voters, &machine)?;
         }
         let unsaved_bytes = recover(&log, &mut machine)?;
         let applied = log.state().applied;
@@ -469,6 +466,11 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     }
 
     #[cfg(test)]
+    pub(crate) fn log_mut(&mut self) -> &mut S {
+        &mut self.raft.mut_store().log
+    }
+
+    #[cfg(test)]
     pub(crate) fn machine(&self) -> &M {
         &self.machine
     }
@@ -495,6 +497,34 @@ fn raft_config(config: &Config, applied: u64) -> raft::Config {
         read_only_option: raft::ReadOnlyOption::Safe,
         ..raft::Config::default()
     }
+}
+
+/// Starts a new group's log from a snapshot of the empty state that names the voters, the same on
+/// each of them. Not from nothing: a member that joins later, and knows of no group yet, could
+/// then be sent the log from its first entry on, and would take itself for the only voter as soon
+/// as it applied the change that adds it. Like this it has to be sent a snapshot first.
+fn found<S: LogStore, M: Machine>(log: &mut S, voters: &[u64], machine: &M) -> Result<(), Fatal> {
+    let (index, term) = FOUNDATION;
+    let members = ConfState::from((voters.to_vec(), Vec::new()));
+    let data = machine.snapshot();
+    let hard = HardState {
+        term,
+        commit: index,
+        ..HardState::default()
+    };
+    let write = Write {
+        hard: Some(hard),
+        ..Write::default()
+    };
+    Ok(log.install_snapshot(
+        Snapshot {
+            index,
+            term,
+            members,
+            data: &data,
+        },
+        write,
+    )?)
 }
 
 /// Restores the snapshot and applies what is known to be committed after it. Raft is not told of
@@ -561,7 +591,7 @@ fn raft_proto_v2(change: &ConfChange) -> ConfChangeV2 {
 }
 
 /// A well-mixed function of its input (splitmix64's), so that members and terms draw apart.
-fn scramble(value: u64) -> u64 {
+pub(crate) fn scramble(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -156,13 +156,11 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
             for request in round.drain(..) {
                 self.take(request);
             }
-            self.desk.check_leadership(&self.core.status());
+            self.show();
             self.ask_for_reads();
             self.core.advance(&mut self.desk)?;
-            let status = self.core.status();
-            self.desk.check_leadership(&status);
+            self.show();
             self.desk.answer_reads(self.core.applied());
-            self.publish(status);
             if self.may_leave() {
                 return self.core.flush();
             }
@@ -231,7 +229,10 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
         }
     }
 
-    fn publish(&self, status: Status) {
+    /// Publishes the status, and then lets go of whoever waited for a leadership that ended: they
+    /// may look at the status next.
+    fn show(&mut self) {
+        let status = self.core.status();
         self.status.send_if_modified(|seen| {
             if (seen.role, seen.term, seen.leader) != (status.role, status.term, status.leader) {
                 let Status {
@@ -244,9 +245,10 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
                 tracing::info!(?role, term, ?leader, applied, "raft role");
             }
             let changed = *seen != status;
-            *seen = status;
+            seen.clone_from(&status);
             changed
         });
+        self.desk.check_leadership(&status);
     }
 
     fn may_leave(&self) -> bool {

@@ -19,6 +19,10 @@ mod logger;
 mod machine;
 mod reads;
 mod replica;
+#[cfg(test)]
+mod rng;
+#[cfg(test)]
+mod sim;
 mod status;
 mod storage;
 mod transport;

@@ -9,6 +9,11 @@ mod sled;
 mod state;
 mod terms;
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod power_loss;
+
 use std::{error::Error as StdError, io, path::PathBuf};
 
 use protobuf::Message as _;

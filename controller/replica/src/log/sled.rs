@@ -13,10 +13,12 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use protobuf::Message as _;
 use raft::eraftpb::Entry;
+use rustix::fs::FlockOperation;
 
 use super::{
     Durability, Error, LogStore, Snapshot, SnapshotRef, State, Write, check,
@@ -247,14 +249,24 @@ impl LogStore for SledLog {
 
 /// sled, and the handle that makes it durable.
 struct Database {
+    /// First, since fields are dropped in order and the next one waits for it.
     tree: ::sled::Db,
-    file: File,
+    file: SecondHandle,
     sync: SyncData,
 }
 
 impl Database {
-    fn open(path: PathBuf, sync: SyncData) -> Result<Self, Error> {
+    fn open(path: PathBuf, mut sync: SyncData) -> Result<Self, Error> {
         clear_unfinished(&path)?;
+        let data = path.join("db");
+        // After a kill the file may hold writes that never reached the disk. sled is about to
+        // write a (synced) index over them, which would be damage if power failed before they are
+        // synced as well.
+        match File::open(&data) {
+            Ok(file) => sync(&file).map_err(Error::Sync)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return io_at("open", &data, Err(error)),
+        }
         let tree = ::sled::Config::new()
             .path(&path)
             .cache_capacity(CACHE_BYTES)
@@ -264,23 +276,26 @@ impl Database {
                 path: path.clone(),
                 source: source.into(),
             })?;
-        let data = path.join("db");
         let file = io_at(
             "open",
             &data,
             File::options().read(true).write(true).open(&data),
         )?;
-        // sled creates these and syncs neither their contents nor their names.
-        for name in ["db", "conf"] {
-            let path = path.join(name);
-            io_at(
-                "sync",
-                &path,
-                File::open(&path).and_then(|file| file.sync_all()),
-            )?;
-        }
+        // sled creates this one and syncs neither its contents nor any of the names.
+        let settings = path.join("conf");
+        io_at(
+            "sync",
+            &settings,
+            File::open(&settings).and_then(|file| file.sync_all()),
+        )?;
         create_directory(&path)?;
-        Ok(Self { tree, file, sync })
+        let mut database = Self {
+            tree,
+            file: SecondHandle(file),
+            sync,
+        };
+        database.sync()?;
+        Ok(database)
     }
 
     /// The one place that flushes. sled's flush writes its buffers out with sync_file_range, which
@@ -292,7 +307,30 @@ impl Database {
     )]
     fn sync(&mut self) -> Result<(), Error> {
         self.tree.flush().map_err(failed)?;
-        (self.sync)(&self.file).map_err(Error::Sync)
+        (self.sync)(&self.file.0).map_err(Error::Sync)
+    }
+}
+
+/// Our handle to the file that sled writes, and locks.
+struct SecondHandle(File);
+
+/// How long closing waits for sled to let go of its file.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Drop for SecondHandle {
+    /// Waits until sled is done. Dropping sled leaves its thread pool to finish by itself, with the
+    /// file locked until then, and whoever closes the log may want to open it again at once.
+    fn drop(&mut self) {
+        let step = Duration::from_millis(1);
+        let mut waited = Duration::ZERO;
+        while rustix::fs::flock(&self.0, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if waited >= CLOSE_PATIENCE {
+                tracing::warn!("sled still holds its file after the log was closed");
+                return;
+            }
+            std::thread::sleep(step);
+            waited += step;
+        }
     }
 }
 
