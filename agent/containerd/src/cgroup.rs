@@ -135,6 +135,23 @@ impl Hierarchy {
         dirs
     }
 
+    /// Processes in the cgroups one level below `path`.
+    pub(crate) fn processes(&self, path: &str) -> Vec<i32> {
+        let parents = self.directories(path).into_iter();
+        let children = parents.flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+        let mut all: Vec<i32> = children
+            .filter_map(|child| fs::read_to_string(child.path().join("cgroup.procs")).ok())
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|l| l.parse().ok())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Removes the empty cgroups at and one level below `path`.
     pub(crate) fn remove(&self, path: &str) {
         for parent in self.directories(path) {

@@ -1,6 +1,8 @@
 //! Removing everything of a cluster from the machine.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     cgroup::Hierarchy,
@@ -18,6 +20,8 @@ pub enum CleanupError {
     Containers(#[from] crate::client::Error),
     #[error("cannot end the private containerd")]
     Daemon(#[from] daemon::Error),
+    #[error("some of its processes do not end")]
+    Unkillable,
     #[error("cannot remove {}", path.display())]
     Io {
         path: std::path::PathBuf,
@@ -54,19 +58,23 @@ pub async fn cleanup(
             failed = Some(error);
         }
     }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    Daemon::shutdown(data_dir).await?;
     let id = cluster.clone();
-    let _ = tokio::task::spawn_blocking(move || {
+    let killed = tokio::task::spawn_blocking(move || {
+        let killed = kill_remains(&id);
         Network::remove(&id);
         if let Ok(cgroups) = Hierarchy::detect() {
             cgroups.remove(&id.cgroup_parent());
         }
         Images::remove(&id.machine_dir());
-    })
-    .await;
-    if let Some(error) = failed {
-        return Err(error.into());
+        killed
+    });
+    if !killed.await.unwrap_or(false) {
+        return Err(CleanupError::Unkillable);
     }
-    Daemon::shutdown(data_dir).await?;
     let run_dir = data_dir.join("run");
     match std::fs::remove_dir_all(&run_dir) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(CleanupError::Io {
@@ -75,6 +83,44 @@ pub async fn cleanup(
         }),
         _ => Ok(()),
     }
+}
+
+/// Kills what containerd had half made when its client or itself was killed: processes in the
+/// cluster's cgroups, and shims of its namespace that no daemon knows. False if some stay.
+fn kill_remains(cluster: &ClusterId) -> bool {
+    for _ in 0..500 {
+        let mut remains = shims(&cluster.namespace());
+        if let Ok(cgroups) = Hierarchy::detect() {
+            remains.extend(cgroups.processes(&cluster.cgroup_parent()));
+        }
+        if remains.is_empty() {
+            return true;
+        }
+        for pid in remains {
+            tracing::debug!(%pid, "killing what is left");
+            let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// Shims that were started for a namespace, by their arguments.
+fn shims(namespace: &str) -> Vec<i32> {
+    let ours = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let args: Vec<_> = line.split(|byte| *byte == 0).collect();
+        args.first()
+            .is_some_and(|program| program.ends_with(b"containerd-shim-runc-v2"))
+            && args
+                .windows(2)
+                .any(|pair| pair == [b"-namespace", namespace.as_bytes()])
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(ours)
+        .collect()
 }
 
 async fn remove_containers(

@@ -213,16 +213,18 @@ impl Machine {
                 writable: false,
             },
             Bind {
-                source: &sockets,
-                target: spec::SOCKET_DIR,
-                writable: true,
-            },
-            Bind {
                 source: &resolv_conf,
                 target: spec::RESOLV_CONF,
                 writable: false,
             },
         ];
+        if !plan.build {
+            binds.push(Bind {
+                source: &sockets,
+                target: spec::SOCKET_DIR,
+                writable: true,
+            });
+        }
         binds.extend(plan.binds.iter().map(|(source, target, writable)| Bind {
             source,
             target,
@@ -325,7 +327,10 @@ impl Machine {
 
     /// Waits for the end, finds the reason, and removes everything.
     async fn supervise(self: Arc<Self>, container: Arc<Container>) {
-        pidfd::ended(&container.pidfd).await;
+        tokio::select! {
+            () = pidfd::ended(&container.pidfd) => {}
+            () = self.closed.cancelled() => return,
+        }
         // Before anything is deleted: the count goes with the cgroup.
         let out_of_memory = container.cgroup.memory_kills() > 0;
         let status = self.exit_status(&container.id).await;

@@ -12,7 +12,7 @@ use coracle_driver::{
 };
 use coracle_model::{ExitReason, InstanceId, RuntimeName};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::{Config, ShimCommand},
@@ -29,13 +29,48 @@ use crate::{
 pub struct ContainerdDriver {
     pub(crate) machine: Arc<Machine>,
     pub(crate) instances: Arc<Instances>,
+    pub(crate) ends: Ends,
     launcher: Arc<Launcher>,
     pools: Arc<Pools>,
     commands: BTreeMap<RuntimeName, ShimCommand>,
-    pub(crate) exits: mpsc::UnboundedSender<Exit>,
     exits_taken: Mutex<Option<mpsc::UnboundedReceiver<Exit>>>,
     /// Refilling, sweeping, and keeping a private containerd alive.
     _background: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Turns the end of a container into the end of an instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Ends {
+    instances: Arc<Instances>,
+    exits: mpsc::UnboundedSender<Exit>,
+    closed: CancellationToken,
+}
+
+impl Ends {
+    /// Reports the one exit of an instance that runs.
+    pub(crate) fn watch(&self, instance: Arc<Instance>, container: Arc<Container>) {
+        let ends = self.clone();
+        tokio::spawn(async move {
+            let reason = tokio::select! {
+                reason = container.gone() => reason,
+                () = ends.closed.cancelled() => return,
+            };
+            ends.instances.end(&instance, reason.clone());
+            let (id, revision) = (instance.id, instance.revision);
+            // Nobody listens when the agent is ending.
+            let _ = ends.exits.send(Exit {
+                id,
+                revision,
+                reason,
+            });
+        });
+    }
+}
+
+impl Drop for ContainerdDriver {
+    fn drop(&mut self) {
+        self.machine.closed.cancel();
+    }
 }
 
 impl fmt::Debug for ContainerdDriver {
@@ -70,31 +105,22 @@ impl ContainerdDriver {
             pools: Arc::clone(&pools),
             claims: Arc::new(Semaphore::new(config.stems.concurrent_claims.max(1))),
         };
+        let instances = Arc::<Instances>::default();
+        let ends = Ends {
+            instances: Arc::clone(&instances),
+            exits,
+            closed: machine.closed.clone(),
+        };
         Ok(Arc::new(Self {
             machine,
-            instances: Arc::default(),
+            instances,
+            ends,
             launcher: Arc::new(launcher),
             pools,
             commands: config.commands,
-            exits,
             exits_taken: Mutex::new(Some(exits_taken)),
             _background: background.into_iter().map(AbortOnDropHandle::new).collect(),
         }))
-    }
-
-    /// Reports the one exit of an instance that runs.
-    pub(crate) fn watch(&self, instance: Arc<Instance>, container: Arc<Container>) {
-        let (instances, exits) = (Arc::clone(&self.instances), self.exits.clone());
-        tokio::spawn(async move {
-            let reason = container.gone().await;
-            instances.end(&instance, reason.clone());
-            // Nobody listens when the agent is ending.
-            let _ = exits.send(Exit {
-                id: instance.id,
-                revision: instance.revision,
-                reason,
-            });
-        });
     }
 
     /// Ends all idle stems, for a machine that should hold nothing of us but instances.
@@ -130,25 +156,16 @@ impl InstanceDriver for ContainerdDriver {
         };
         // On a task of its own, so that a caller that gives up leaves nothing half-made.
         let (launcher, starting) = (Arc::clone(&self.launcher), Arc::clone(&instance));
-        let (instances, exits) = (Arc::clone(&self.instances), self.exits.clone());
+        let ends = self.ends.clone();
         let task = tokio::spawn(async move {
             match launcher.launch(&order, &command, &starting).await {
-                Ok((launched, stem)) => {
+                Ok((launched, container)) => {
                     starting.set(Phase::Running(launched.socket.clone()));
-                    tokio::spawn(async move {
-                        let reason = stem.container.gone().await;
-                        instances.end(&starting, reason.clone());
-                        let (id, revision) = (starting.id, starting.revision);
-                        let _ = exits.send(Exit {
-                            id,
-                            revision,
-                            reason,
-                        });
-                    });
+                    ends.watch(starting, container);
                     Ok(launched)
                 }
                 Err(error) => {
-                    instances.end(&starting, error.exit_reason());
+                    ends.instances.end(&starting, error.exit_reason());
                     Err(error)
                 }
             }

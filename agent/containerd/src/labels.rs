@@ -40,6 +40,14 @@ pub(crate) fn new_id() -> String {
     id
 }
 
+/// Whether a name could be [`new_id`]'s.
+pub(crate) fn is_id(name: &str) -> bool {
+    name.len() == 12
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
 pub(crate) fn encode(role: &Role, slot: u16) -> HashMap<String, String> {
     let kind = match role {
         Role::Stem => "stem",
@@ -111,7 +119,8 @@ mod tests {
     #[test]
     fn ids_fit_containerds_rule() {
         let id = new_id();
-        assert_eq!(id.len(), 12);
+        assert!(is_id(&id), "{id}");
         assert!(id.bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert!(!is_id("agent.sock") && !is_id("resolv.conf0"));
     }
 }

@@ -9,13 +9,14 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     cgroup::{self, Limits},
     config::ShimCommand,
+    container::Container,
     frames::{self, Claimed},
     instances::Instance,
     labels::{self, Identity, Role},
     logs::Owner,
     machine::Machine,
     mount::{self, Claim},
-    stem::{PROCESSES, Pools, Stem},
+    stem::{PROCESSES, Pools, Stem, make_apart},
 };
 
 /// Stems that may turn out dead before a fresh container is made.
@@ -37,7 +38,7 @@ impl Launcher {
         order: &LaunchOrder,
         command: &ShimCommand,
         instance: &Instance,
-    ) -> Result<(Launched, Stem), LaunchError> {
+    ) -> Result<(Launched, Arc<Container>), LaunchError> {
         let began = Instant::now();
         let _busy = self.pools.busy();
         let _turn = self
@@ -56,14 +57,11 @@ impl Launcher {
                 Ok(launched) => return Ok(launched),
             }
         }
-        let (machine, command) = (Arc::clone(&self.machine), command.clone());
-        let (rootfs, memory) = (order.rootfs.clone(), order.spec.memory);
         // With the order's own memory, so that nothing needs raising; but never less than the
         // shim needs to say that it is too little.
-        let memory = memory.max(command.min_memory);
-        let stem = tokio::spawn(async move { machine.make_stem(&command, rootfs, memory).await })
+        let memory = order.spec.memory.max(command.min_memory);
+        let stem = make_apart(&self.machine, command, &order.rootfs, memory)
             .await
-            .map_err(|error| LaunchError::platform("start a container", error))?
             .map_err(|error| LaunchError::platform("start a container", error))?;
         match self
             .claim(order, stem, instance, Origin::Scratch, began)
@@ -86,7 +84,7 @@ impl Launcher {
         instance: &Instance,
         origin: Origin,
         began: Instant,
-    ) -> Result<(Launched, Stem), Failure> {
+    ) -> Result<(Launched, Arc<Container>), Failure> {
         if let Err(reason) = instance.attach(&stem.container) {
             stem.container.kill(reason.clone());
             stem.container.gone().await;
@@ -94,7 +92,7 @@ impl Launcher {
         }
         let claimed = self.give(order, &mut stem, origin, began).await;
         match claimed {
-            Ok(launched) => Ok((launched, stem)),
+            Ok(launched) => Ok((launched, stem.container)),
             Err(failure) => {
                 // A reason given before, such as a stop, is kept.
                 stem.container.kill(ExitReason::Stopped);

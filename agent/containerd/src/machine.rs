@@ -10,6 +10,7 @@ use std::{
 
 use coracle_base::Clock;
 use coracle_driver::LogSink;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cgroup::{self, Hierarchy},
@@ -72,6 +73,8 @@ pub(crate) struct Machine {
     /// Containers that this process makes, runs or removes; all others of the namespace are
     /// leftovers.
     live: Mutex<HashSet<String>>,
+    /// The driver was dropped: containers run on, and nothing here touches them any more.
+    pub(crate) closed: CancellationToken,
 }
 
 impl Machine {
@@ -121,6 +124,7 @@ impl Machine {
             clock: Arc::clone(&config.clock),
             logs: Arc::clone(&config.logs),
             live: Mutex::default(),
+            closed: CancellationToken::new(),
         };
         let path = machine.resolv_conf();
         fs::write(&path, machine.network.resolv_conf())

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -106,6 +106,20 @@ impl Machine {
     }
 }
 
+/// Makes a stem on a task of its own: a caller that is dropped leaves a whole one behind, which
+/// the next process or a clean-up knows how to remove.
+pub(crate) async fn make_apart(
+    machine: &Arc<Machine>,
+    command: &ShimCommand,
+    rootfs: &Path,
+    memory: Memory,
+) -> Result<Stem, Error> {
+    let (machine, command, rootfs) = (Arc::clone(machine), command.clone(), rootfs.to_owned());
+    tokio::spawn(async move { machine.make_stem(&command, rootfs, memory).await })
+        .await
+        .unwrap_or_else(|_| Err(Error::Container(container::Error::Abandoned)))
+}
+
 /// Connects as soon as the shim listens, and waits for its sign of life.
 async fn first_answer(container: &Container) -> UnixStream {
     let path = container.socket();
@@ -170,7 +184,7 @@ impl Pools {
     }
 
     /// Takes a stem of this image out for good.
-    pub(crate) fn take(&self, runtime: &RuntimeName, rootfs: &std::path::Path) -> Option<Stem> {
+    pub(crate) fn take(&self, runtime: &RuntimeName, rootfs: &Path) -> Option<Stem> {
         let mut state = self.lock();
         let stems = state.idle.get_mut(runtime)?;
         // The oldest first: it has had the most time to settle.
@@ -277,9 +291,7 @@ pub(crate) async fn refill(
                 let earliest_next = Instant::now() + limits.interval;
                 let made = match commands.get(&runtime) {
                     Some(command) => {
-                        machine
-                            .make_stem(command, rootfs.clone(), command.min_memory)
-                            .await
+                        make_apart(&machine, command, &rootfs, command.min_memory).await
                     }
                     None => Err(Error::UnknownRuntime(runtime.clone())),
                 };

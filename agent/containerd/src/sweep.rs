@@ -56,7 +56,7 @@ impl ContainerdDriver {
         let instance = self
             .instances
             .adopted(identity.id, identity.revision, &container);
-        self.watch(instance, container);
+        self.ends.watch(instance, container);
         Some(Survivor {
             id: identity.id,
             revision: identity.revision,
@@ -93,7 +93,8 @@ impl Machine {
         }
         for entry in fs::read_dir(&self.run_dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type().is_ok_and(|t| t.is_dir()) && self.is_leftover(&name) {
+            // Others keep things of theirs in this directory too.
+            if labels::is_id(&name) && self.is_leftover(&name) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

@@ -1,13 +1,16 @@
 //! What survives the end of this process, and of containerd.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader},
+    time::Duration,
+};
 
 use coracle_containerd::{ContainerdDriver, Daemon};
 use coracle_driver::{InstanceDriver, Stop};
 use coracle_model::ExitReason;
 use tokio::time::timeout;
 
-use crate::harness::{Host, PATIENCE, ask, invoke, run, runtime, until};
+use crate::harness::{Host, PATIENCE, ask, invoke, runtime, until};
 
 #[tokio::test]
 async fn instances_are_adopted_and_stems_are_not() {
@@ -21,26 +24,10 @@ async fn instances_are_adopted_and_stems_are_not() {
         .await
         .expect("launched");
     host.wait_for_stems(&first, 1).await;
-    let socket = Daemon::private_socket(&host.path("data"));
-    let namespace = format!("coracle-{}", host.cluster);
     until("its labels", || {
-        let listed = run(
-            "ctr",
-            &[
-                "-a",
-                &socket.to_string_lossy(),
-                "-n",
-                &namespace,
-                "containers",
-                "ls",
-                "-q",
-                "labels.\"coracle.kind\"==instance",
-            ],
-        );
-        if listed.lines().count() == 1 {
-            Ok(())
-        } else {
-            Err(listed)
+        match host.containers("labels.\"coracle.kind\"==instance") {
+            listed if listed.len() == 1 => Ok(()),
+            listed => Err(format!("{listed:?}")),
         }
     })
     .await;
@@ -76,21 +63,7 @@ async fn instances_are_adopted_and_stems_are_not() {
         }
     })
     .await;
-    let containers = || {
-        run(
-            "ctr",
-            &[
-                "-a",
-                &socket.to_string_lossy(),
-                "-n",
-                &namespace,
-                "containers",
-                "ls",
-                "-q",
-            ],
-        )
-    };
-    assert_eq!(containers().lines().count(), 1, "the stem was removed");
+    assert_eq!(host.containers("").len(), 1, "the stem was removed");
     assert!(invoke(&survivor.socket, "exit:5").await.is_err());
     let exit = timeout(PATIENCE, exits.recv())
         .await
@@ -162,5 +135,90 @@ async fn a_killed_containerd_costs_no_instance() {
         .expect("in time")
         .expect("an exit");
     assert_eq!((exit.id, exit.reason), (staying.id, ExitReason::Stopped));
+    host.finish(driver).await;
+}
+
+/// Another process's part of the next test; does nothing when it is run by itself.
+#[tokio::test]
+async fn in_another_process() {
+    let Ok(name) = std::env::var("CORACLE_E2E_HOST") else {
+        return;
+    };
+    let host = Host::again(&name);
+    let driver = host.start().await;
+    host.stems(&driver, 2);
+    host.wait_for_stems(&driver, 2).await;
+    for _ in 0..3 {
+        driver
+            .launch(host.order(host.spec()))
+            .await
+            .expect("launched");
+    }
+    until("labels", || {
+        match host.containers("labels.\"coracle.kind\"==instance") {
+            listed if listed.len() == 3 => Ok(()),
+            listed => Err(format!("{listed:?}")),
+        }
+    })
+    .await;
+    println!("launched");
+    // Launches go on until the end comes, so that it finds every step half-done.
+    loop {
+        let launched = driver
+            .launch(host.order(host.spec()))
+            .await
+            .expect("launched");
+        invoke(&launched.socket, "claim").await.expect("answered");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_its_instances_to_the_next() {
+    let host = Host::new();
+    let mut other = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "adoption::in_another_process", "--nocapture"])
+        .env("CORACLE_E2E_HOST", host.name())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let lines = BufReader::new(other.stdout.take().expect("piped")).lines();
+    let launched = lines
+        .map_while(Result::ok)
+        .any(|line| line.contains("launched"));
+    assert!(launched, "it launched three");
+    other.kill().expect("killed");
+    other.wait().expect("reaped");
+
+    let driver = ContainerdDriver::start(host.config())
+        .await
+        .expect("started");
+    let survivors = driver.adopt().await.expect("adopted");
+    assert!(survivors.len() >= 3, "{survivors:?}");
+    for survivor in &survivors {
+        let claim = ask(&survivor.socket, "claim").await;
+        assert!(claim.contains(&survivor.id.to_string()), "{claim}");
+    }
+    let left = host.containers("");
+    assert_eq!(
+        left.len(),
+        survivors.len(),
+        "nothing but instances is left: {left:?}"
+    );
+    let run = std::fs::read_dir(host.path("data/run"))
+        .expect("there")
+        .flatten();
+    assert_eq!(run.filter(|e| e.path().is_dir()).count(), survivors.len());
+    driver
+        .stop(survivors[0].id, Stop::DeadlinePassed)
+        .await
+        .expect("stopped");
+    let another = driver
+        .launch(host.order(host.spec()))
+        .await
+        .expect("launched");
+    assert_eq!(
+        ask(&another.socket, "read:/fn/code/main.txt").await,
+        "the code"
+    );
     host.finish(driver).await;
 }

@@ -45,7 +45,9 @@ impl Lines {
 }
 
 pub(crate) struct Host {
-    pub(crate) dir: tempfile::TempDir,
+    root: PathBuf,
+    /// Removed at the end.
+    dir: Option<tempfile::TempDir>,
     pub(crate) cluster: ClusterId,
     pub(crate) lines: Arc<Lines>,
 }
@@ -59,7 +61,8 @@ impl Host {
             .expect("a directory");
         let id = uuid::Uuid::new_v4().simple().to_string();
         let host = Self {
-            dir,
+            root: dir.path().to_owned(),
+            dir: Some(dir),
             cluster: id[..8].parse().expect("hexadecimal"),
             lines: Arc::default(),
         };
@@ -69,8 +72,24 @@ impl Host {
         host
     }
 
+    /// Names this host for [`Host::again`].
+    pub(crate) fn name(&self) -> String {
+        format!("{}:{}", self.cluster, self.root.display())
+    }
+
+    /// The same host in another process, which removes nothing.
+    pub(crate) fn again(name: &str) -> Self {
+        let (cluster, root) = name.split_once(':').expect("a host's name");
+        Self {
+            root: root.into(),
+            dir: None,
+            cluster: cluster.parse().expect("an id"),
+            lines: Arc::default(),
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.root.join(name)
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
@@ -211,6 +230,18 @@ impl Host {
         self.assert_clean();
     }
 
+    /// Ids of the containers that match a filter of `ctr`'s, or of all.
+    pub(crate) fn containers(&self, filter: &str) -> Vec<String> {
+        let socket = Daemon::private_socket(&self.path("data"));
+        let (socket, namespace) = (
+            socket.to_string_lossy().into_owned(),
+            format!("coracle-{}", self.cluster),
+        );
+        let mut args = vec!["-a", &socket, "-n", &namespace, "containers", "ls", "-q"];
+        args.extend(Some(filter).filter(|f| !f.is_empty()));
+        run("ctr", &args).lines().map(str::to_owned).collect()
+    }
+
     pub(crate) fn assert_clean(&self) {
         let id = self.cluster.to_string();
         let contains = |text: &str, what: &str| assert!(!text.contains(&id), "{what}: {text}");
@@ -220,7 +251,7 @@ impl Host {
             &fs::read_to_string("/proc/self/mountinfo").expect("readable"),
             "mounts",
         );
-        let dir = self.dir.path().to_string_lossy().into_owned();
+        let dir = self.root.to_string_lossy().into_owned();
         for process in processes() {
             contains(&process, "process");
             assert!(!process.contains(&dir), "process: {process}");
@@ -239,7 +270,7 @@ impl Host {
 /// A test that fails leaves no processes behind either.
 impl Drop for Host {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !std::thread::panicking() || self.dir.is_none() {
             return;
         }
         let (cluster, data) = (self.cluster.clone(), self.path("data"));

@@ -266,3 +266,37 @@ async fn limits_are_the_functions_and_not_the_stems() {
     assert!(invoke(&launched.socket, "eat:28").await.is_err());
     host.finish(driver).await;
 }
+
+#[tokio::test]
+async fn many_come_and_go_at_once() {
+    let host = Host::new();
+    let driver = host.start().await;
+    host.stems(&driver, 3);
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let (driver, orders) = (
+                driver.clone(),
+                (0..8).map(|_| host.order(host.spec())).collect::<Vec<_>>(),
+            );
+            tokio::spawn(async move {
+                for order in orders {
+                    let id = order.spec.id;
+                    let launched = driver.launch(order).await.expect("launched");
+                    assert!(
+                        ask(&launched.socket, "claim")
+                            .await
+                            .contains(&id.to_string())
+                    );
+                    driver
+                        .stop(id, Stop::DeadlinePassed)
+                        .await
+                        .expect("stopped");
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.expect("no launch failed");
+    }
+    host.finish(driver).await;
+}
