@@ -164,6 +164,7 @@ impl Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Most of it is shared with running loops.
         f.debug_struct("Core")
             .field("cluster_id", &self.cluster_id)
             .finish_non_exhaustive()

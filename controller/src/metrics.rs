@@ -135,11 +135,21 @@ mod tests {
             assert!(!rest.ends_with('_') && !rest.contains("__"), "{name}");
             assert!(text.len() > 10, "{name}");
         }
-        // Every constant of this file is in the list.
+        // Every constant of this file is in the list, and every name on the page.
         let source = include_str!("metrics.rs");
         let constants = source
             .lines()
             .filter(|line| line.starts_with("pub const ") && line.contains(": &str"));
         assert_eq!(constants.count(), ALL.len());
+        let page = include_str!("../../docs/metrics.md");
+        let listed = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `coracle_controller_"));
+        let listed: BTreeSet<_> = listed.filter_map(|rest| rest.split('`').next()).collect();
+        let ours: BTreeSet<_> = ALL
+            .iter()
+            .filter_map(|(name, _)| name.strip_prefix("coracle_controller_"))
+            .collect();
+        assert_eq!(listed, ours);
     }
 }

@@ -20,6 +20,8 @@ pub mod stems;
 
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod tests;
 
 pub use backoff::Failures;
 pub use config::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};

@@ -12,6 +12,8 @@ pub(crate) mod reports;
 pub(crate) mod routes;
 mod spec;
 mod term;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,17 +1,11 @@
 //! Random load, exits and time over many plans: what must hold after every one of them.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
 use std::collections::BTreeMap;
 
-use coracle_model::{ExitReason, InstanceId, Timestamp};
-use coracle_planner::{
-    BackoffConfig, CandidateInput, DemandSample, Failures, GatewayId, Input, Phase, plan,
-};
+use crate::test_support::*;
+use crate::{BackoffConfig, CandidateInput, DemandSample, Failures, GatewayId, Input, Phase, plan};
+use coracle_model::{ExitReason, InstanceId};
 use proptest::prelude::*;
-use support::*;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -167,7 +161,7 @@ impl World {
             new.since = now;
             self.input.instances.push(new);
         }
-        let ready_of = |number: u32, instances: &[coracle_planner::InstanceInput]| {
+        let ready_of = |number: u32, instances: &[crate::InstanceInput]| {
             instances
                 .iter()
                 .filter(|i| i.revision.number == number && i.phase == Phase::Ready)
@@ -213,7 +207,7 @@ impl World {
         let live = self.input.instances.iter().filter(|i| {
             !i.is_draining() && number.is_none_or(|number| i.revision.number == number)
         });
-        live.count() as u32
+        u32::try_from(live.count()).unwrap()
     }
 
     fn check_bounds(&self) -> Result<(), TestCaseError> {

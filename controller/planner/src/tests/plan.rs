@@ -1,14 +1,9 @@
 //! Single plans by table: what is known, and the actions that must come of it.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
+use crate::test_support::*;
+use crate::{CandidateInput, DemandSample, Failures, GatewayId, Input, Phase, PlannerConfig, plan};
+use Phase::{Ready, Starting};
 use coracle_model::{ExitReason, Timestamp};
-use coracle_planner::{
-    CandidateInput, DemandSample, Failures, GatewayId, Input, Phase, PlannerConfig, plan,
-};
-use support::*;
 
 /// A function with revision 1 serving, nodes with room, and these instances of revision 1.
 fn serving(min: u32, max: u32, phases: &[Phase]) -> Input {
@@ -26,23 +21,20 @@ fn serving(min: u32, max: u32, phases: &[Phase]) -> Input {
 
 fn deploying(min: u32, phases_of_old: &[Phase], phases_of_new: &[Phase]) -> Input {
     let mut input = serving(min, 10, phases_of_old);
+    let old = u32::try_from(phases_of_old.len()).unwrap();
     let function = input.functions.get_mut(&function_id(1)).unwrap();
     if phases_of_old.is_empty() {
         function.serving = None;
     }
-    let proved = phases_of_new
-        .contains(&Phase::Ready)
-        .then_some(Timestamp(NOW));
+    let proved = phases_of_new.contains(&Ready).then_some(Timestamp(NOW));
     function.candidate = Some(CandidateInput {
         revision: revision(1, 2),
         since: Timestamp(NOW),
         proved_at: proved,
     });
-    function.scaled.wanted = phases_of_old.len() as u32;
+    function.scaled.wanted = old;
     if !phases_of_old.is_empty() {
-        function
-            .scaled
-            .hold(Timestamp(NOW), phases_of_old.len() as u32);
+        function.scaled.hold(Timestamp(NOW), old);
     }
     for (n, phase) in phases_of_new.iter().enumerate() {
         input
@@ -56,8 +48,6 @@ fn deploying(min: u32, phases_of_old: &[Phase], phases_of_new: &[Phase]) -> Inpu
 fn check(input: &Input, expected: &str) {
     assert_eq!(summary(input, &plan(input, &mut ids())), expected);
 }
-
-use Phase::{Ready, Starting};
 
 #[test]
 fn the_minimum_is_kept_at_all_times() {
@@ -169,7 +159,7 @@ fn the_switch_does_not_wait_for_ever() {
 #[test]
 fn a_deploy_that_fails_twice_fails_with_the_reason_and_leaves_the_old_one() {
     let mut input = deploying(1, &[Ready], &[]);
-    let config = coracle_planner::BackoffConfig::default();
+    let config = crate::BackoffConfig::default();
     let fault = ExitReason::InitFailed {
         message: "ModuleNotFoundError: no yaml".into(),
     };
@@ -261,7 +251,7 @@ fn instances_of_a_node_that_is_gone_are_replaced_elsewhere() {
 fn a_crash_loop_waits_then_tries_one() {
     let mut input = serving(3, 5, &[]);
     let exit = ExitReason::Exited { code: 1 };
-    let config = coracle_planner::BackoffConfig::default();
+    let config = crate::BackoffConfig::default();
     let failures = Failures::after(None, &config, Timestamp(NOW), &exit, 0);
     let function = input.functions.get_mut(&function_id(1)).unwrap();
     function.serving.as_mut().unwrap().failures = failures;
@@ -273,18 +263,21 @@ fn a_crash_loop_waits_then_tries_one() {
 #[test]
 fn a_nearly_full_node_sheds_what_nobody_calls() {
     let mut input = world([]);
-    for n in 1..=8_u128 {
+    for n in 1..=8_u64 {
+        let id = u128::from(n);
         let mut function = function(u32::from(n == 1), 5);
-        function.serving = Some(revision(n, 1));
+        function.serving = Some(revision(id, 1));
         function.scaled.wanted = 1;
-        function.demand.touch(Timestamp(NOW - n as u64 * 3_000));
-        input.functions.insert(function_id(n), function);
-        input.instances.push(instance(n, revision_id(n, 1), Ready));
+        function.demand.touch(Timestamp(NOW - n * 3_000));
+        input.functions.insert(function_id(id), function);
+        input
+            .instances
+            .push(instance(id, revision_id(id, 1), Ready));
         input
             .nodes
             .get_mut(&node_id(1))
             .unwrap()
-            .take(&revision(n, 1));
+            .take(&revision(id, 1));
     }
     // 1 GiB full; a tenth is to be free: the longest unused goes, and not the kept minimum.
     check(&input, "drain 8.1 ×1");
