@@ -4,7 +4,7 @@ use std::process::Command;
 
 use coracle_tests::Server;
 
-/// Runs `gcore.py` of this folder with the variables that `coracle key create` prints.
+/// Runs `gcore_client.py` of this folder with the variables that `coracle key create` prints.
 fn run(server: &Server, case: &str) {
     let (code, exports, err) = server.cli(&["key", "create", "--cloud", "gcore", "-o", "json"]);
     assert_eq!(code, 0, "{err}");
@@ -12,7 +12,7 @@ fn run(server: &Server, case: &str) {
     let python = std::env::var_os("CORACLE_TEST_GCORE_PYTHON").expect("tests/run.sh sets it");
     let mut command = Command::new(python);
     command
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/gcore.py"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/gcore_client.py"))
         .arg(case);
     for (name, value) in variables.as_object().expect("an object") {
         command.env(name, value.as_str().unwrap_or_default());
