@@ -68,11 +68,11 @@ fn project(form: u32) -> Result<ProjectId, Status> {
 }
 
 /// The named function; `None` where there is no such function, namespace or project.
-fn find<'a>(
-    view: &'a View,
+fn find(
+    view: &View,
     project: u32,
     function: Option<v1::FunctionRef>,
-) -> Result<Option<&'a FunctionRecord>, Status> {
+) -> Result<Option<&FunctionRecord>, Status> {
     let project = self::project(project)?;
     let function: FunctionRef = required("function", function)?;
     Ok(view.function_named(project, &function))

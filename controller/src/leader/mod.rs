@@ -7,6 +7,7 @@ pub(crate) mod activate;
 pub(crate) mod builds;
 mod gc;
 pub(crate) mod memory;
+mod orders;
 mod plan;
 pub(crate) mod reports;
 pub(crate) mod routes;
