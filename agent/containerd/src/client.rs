@@ -53,6 +53,27 @@ impl Error {
         }
     }
 
+    /// The shared supervisor that a new container was to join was just ending, because the last
+    /// container that it had is gone.
+    pub(crate) fn is_shim_gone(&self) -> bool {
+        let Self::Refused {
+            call: "Tasks.Create" | "Tasks.Start",
+            status,
+        } = self
+        else {
+            return false;
+        };
+        let said = status.message();
+        [
+            "failed to start shim",
+            "ttrpc: closed",
+            "connection refused",
+            "no such file",
+        ]
+        .iter()
+        .any(|sign| said.contains(sign))
+    }
+
     /// containerd cannot be reached at the moment, or did not say: nothing is known.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(

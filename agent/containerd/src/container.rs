@@ -79,6 +79,14 @@ pub(crate) struct Plan {
     pub(crate) labels: labels::Role,
 }
 
+/// containerd's process beside a container. Sharing one saves several MiB a container; the price is
+/// a race when its last container goes while a new one comes, which is then made on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Supervisor {
+    Shared,
+    Own,
+}
+
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) id: String,
@@ -161,19 +169,26 @@ pub(crate) fn socket(dir: &Path) -> PathBuf {
 impl Machine {
     /// Makes a container and starts its program. Must not be dropped half-way: call it on a task of
     /// its own. After an error nothing is left.
-    pub(crate) async fn make(self: &Arc<Self>, plan: Plan) -> Result<Arc<Container>, Error> {
-        let slot = self.slots.take()?;
-        let id = labels::new_id();
-        // Before the record exists, so that the sweeper never takes it for a leftover.
-        self.live().insert(id.clone());
-        match self.make_parts(&id, slot, plan).await {
-            Ok(container) => Ok(container),
-            Err(error) => {
-                if let Err(left) = self.discard(&id).await {
-                    tracing::warn!(container = id, error = %chain(&left), "left for the sweeper");
-                }
-                Err(error)
+    pub(crate) async fn make(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Container>, Error> {
+        let mut supervisor = Supervisor::Shared;
+        loop {
+            let slot = self.slots.take()?;
+            let id = labels::new_id();
+            // Before the record exists, so that the sweeper never takes it for a leftover.
+            self.live().insert(id.clone());
+            let error = match self.make_parts(&id, slot, plan, supervisor).await {
+                Ok(container) => return Ok(container),
+                Err(error) => error,
+            };
+            if let Err(left) = self.discard(&id).await {
+                tracing::warn!(container = id, error = %chain(&left), "left for the sweeper");
             }
+            let again = matches!(&error, Error::Containerd(error) if error.is_shim_gone());
+            if !again || supervisor == Supervisor::Own {
+                return Err(error);
+            }
+            tracing::debug!(container = id, error = %chain(&error), "making it on its own");
+            supervisor = Supervisor::Own;
         }
     }
 
@@ -181,7 +196,8 @@ impl Machine {
         self: &Arc<Self>,
         id: &str,
         slot: Slot,
-        plan: Plan,
+        plan: &Plan,
+        supervisor: Supervisor,
     ) -> Result<Arc<Container>, Error> {
         let owner = if plan.build {
             slots::BUILD_SLOT
@@ -197,7 +213,7 @@ impl Machine {
             Ok(root)
         })
         .await?;
-        let output = Output::start(&dir, plan.consumer).map_err(|source| Error::Io {
+        let output = Output::start(&dir, plan.consumer.clone()).map_err(|source| Error::Io {
             action: "open the output of",
             path: dir.clone(),
             source,
@@ -240,8 +256,11 @@ impl Machine {
             limits: &plan.limits,
             tmp_bytes: plan.tmp_bytes,
             cgroup: &cgroup_path,
-            // Few enough that one lost supervisor does not take the node's instances with it.
-            shim_group: &format!("coracle-{}-{}", self.cluster, slot.number() / 16),
+            shim_group: &match supervisor {
+                // Few enough that one lost supervisor does not take the node's instances with it.
+                Supervisor::Shared => format!("coracle-{}-{}", self.cluster, slot.number() / 16),
+                Supervisor::Own => format!("coracle-{}-{id}", self.cluster),
+            },
         });
         let labels = labels::encode(&plan.labels, slot.number());
         self.client
@@ -256,8 +275,9 @@ impl Machine {
             .ok_or_else(|| Error::Ended("its first process has gone".to_owned()))?;
 
         let (network, name, number) = (self.network.clone(), id.to_owned(), slot.number());
+        let plugged = plan.network;
         let plug = blocking(move || {
-            if plan.network {
+            if plugged {
                 return Ok(Some(network.plug(&name, number, pid)?));
             }
             network::cap_inotify(pid)?;

@@ -40,7 +40,7 @@ pub(crate) struct Owner {
 }
 
 /// Where output goes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Consumer {
     Sink {
         sink: Arc<dyn LogSink>,

@@ -52,7 +52,7 @@ async fn run(
 ) -> Result<SandboxExit, SandboxError> {
     let timeout = job.timeout;
     let container = machine
-        .make(plan(job, log))
+        .make(&plan(job, log))
         .await
         .map_err(|error| sandbox_error("start the build container", error))?;
     let ended = tokio::select! {

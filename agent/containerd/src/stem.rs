@@ -82,7 +82,7 @@ impl Machine {
             consumer: self.to_log(),
             labels: labels::Role::Stem,
         };
-        let container = self.make(plan).await?;
+        let container = self.make(&plan).await?;
         let answered = tokio::select! {
             connection = first_answer(&container) => Ok(connection),
             reason = container.gone() => Err(Some(reason)),

@@ -114,10 +114,12 @@ async fn a_killed_containerd_costs_no_instance() {
         .await
         .expect("in time")
         .expect("an exit");
-    assert_eq!(
-        (exit.id, exit.reason),
-        (ending.id, ExitReason::Exited { code: 7 })
+    // containerd forgets the status of what it finds ended when it starts.
+    let known = matches!(
+        exit.reason,
+        ExitReason::Exited { code: 7 } | ExitReason::Lost
     );
+    assert!(exit.id == ending.id && known, "{exit:?}");
     let third = driver
         .launch(host.order(host.spec()))
         .await
