@@ -122,17 +122,6 @@ impl ContainerdDriver {
             _background: background.into_iter().map(AbortOnDropHandle::new).collect(),
         }))
     }
-
-    /// Ends all idle stems, for a machine that should hold nothing of us but instances.
-    pub async fn drain_stems(&self) {
-        let stems = self.pools.drain();
-        for stem in &stems {
-            stem.container.kill(ExitReason::Stopped);
-        }
-        for stem in stems {
-            stem.container.gone().await;
-        }
-    }
 }
 
 #[async_trait]

@@ -332,15 +332,4 @@ impl Pools {
             .or_default()
             .push((rootfs, stem));
     }
-
-    /// All idle stems, for whoever ends the driver.
-    pub(crate) fn drain(&self) -> Vec<Stem> {
-        let mut state = self.lock();
-        state.targets.clear();
-        std::mem::take(&mut state.idle)
-            .into_values()
-            .flatten()
-            .map(|(_, stem)| stem)
-            .collect()
-    }
 }
