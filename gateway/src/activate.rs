@@ -4,7 +4,7 @@
 //! repeats the question under the same id until some controller answers, and waits on the nodes
 //! for what the leader ordered. It never sends a request; a slot that becomes free does that.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use coracle_base::Backoff;
 use coracle_model::{ExitReason, InstanceId, NodeId};
@@ -56,6 +56,7 @@ async fn run(shared: &Arc<Shared>, function: &Arc<Function>) {
     let mut activation = Uuid::new_v4();
     let mut asked_for = 0;
     let mut asked_at: Option<Instant> = None;
+    let began = Instant::now();
     if function.is_warm() {
         tokio::time::sleep(WARM_PATIENCE).await;
     }
@@ -102,7 +103,7 @@ async fn run(shared: &Arc<Shared>, function: &Arc<Function>) {
         asked_for = parked;
         asked_at = Some(Instant::now());
         function.set_trouble(None);
-        let wait = take_answer(shared, function, answer, asked.elapsed());
+        let wait = take_answer(shared, function, answer, asked.elapsed(), began);
         tokio::time::sleep(wait.unwrap_or(GATHER)).await;
         if wait.is_some() {
             asked_at = None;
@@ -124,26 +125,30 @@ fn take_answer(
     function: &Arc<Function>,
     answer: v1::ActivateResponse,
     schedule: Duration,
+    began: Instant,
 ) -> Option<Duration> {
     let concurrency = function.route().concurrency;
     for named in answer.instances.iter().filter(|i| !i.draining) {
         let (Some(id), Some(node)) = (wire::uuid(&named.id), wire::uuid(&named.node)) else {
             continue;
         };
+        // The feed may have been faster than this answer. Who waited for such an instance still
+        // wants to hear how its start went.
+        let told = |i: &Instance| i.birth().is_some() || i.learned_at < began;
         let known = function
             .live
             .load()
             .iter()
-            .any(|i| i.id.0 == id && i.is_live());
+            .any(|i| i.id.0 == id && i.is_live() && told(i));
         if known {
             continue;
         }
-        let fresh = function
+        let mut awaited = function
             .awaited
             .lock()
-            .expect("never poisoned: no panic while held")
-            .insert(InstanceId(id));
-        if fresh {
+            .expect("never poisoned: no panic while held");
+        if let Entry::Vacant(place) = awaited.entry(InstanceId(id)) {
+            place.insert(schedule);
             let expected = Expected {
                 id: InstanceId(id),
                 node: NodeId(node),
@@ -183,35 +188,45 @@ struct Expected {
 async fn await_instance(shared: Arc<Shared>, function: Arc<Function>, expected: Expected) {
     let limit = function.route().init_timeout + NODE_GRACE;
     let outcome = timeout(limit, ask_node(&shared, &expected)).await.ok();
-    {
-        let mut awaited = function
-            .awaited
-            .lock()
-            .expect("never poisoned: no panic while held");
-        awaited.remove(&expected.id);
+    if let Some(Outcome::Ready(ready)) = &outcome {
+        let instance = Instance::new(
+            expected.id,
+            expected.node,
+            expected.revision,
+            expected.concurrency,
+            (&ready.socket).into(),
+            false,
+            Instant::now(),
+        );
+        instance.set_birth(Birth {
+            schedule: expected.schedule,
+            from: origin(&ready.from),
+            start: Duration::from_micros(ready.start_micros),
+            init: Duration::from_micros(ready.init_micros),
+        });
+        function.learned(instance);
     }
+    // After `learned`, so that a request which looks in between finds one of the two.
+    function
+        .awaited
+        .lock()
+        .expect("never poisoned: no panic while held")
+        .remove(&expected.id);
     match outcome {
-        Some(Outcome::Ready(ready)) => {
-            function.learned(Instance::new(
-                expected.id,
-                expected.node,
-                expected.revision,
-                expected.concurrency,
-                ready.socket.into(),
-                Some(Birth {
-                    schedule: expected.schedule,
-                    start: Duration::from_micros(ready.start_micros),
-                    init: Duration::from_micros(ready.init_micros),
-                }),
-                false,
-                Instant::now(),
-            ));
-        }
+        Some(Outcome::Ready(_)) => {}
         Some(Outcome::Failed(reason)) => start_failed(&function, expected.id, reason),
         None => tracing::info!(function = %function.id, instance = %expected.id,
             "the node did not say in time how the start went"),
     }
     function.changed.notify_one();
+}
+
+/// The names that go into headers; a node of another version may have more.
+fn origin(from: &str) -> &'static str {
+    ["stem", "thaw", "scratch", "running"]
+        .into_iter()
+        .find(|known| *known == from)
+        .unwrap_or_default()
 }
 
 /// Until the node answers; its agent may be restarting, or its address still on the way.

@@ -314,7 +314,6 @@ mod tests {
             revision,
             concurrency,
             "/x".into(),
-            None,
             false,
             Instant::now(),
         )

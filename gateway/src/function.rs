@@ -4,7 +4,7 @@
 //! queue's rules are in `admission.rs`.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
@@ -98,8 +98,9 @@ pub(crate) struct Function {
     pub(crate) total_waiting: Arc<AtomicUsize>,
     /// An activation loop runs for it.
     pub(crate) activating: AtomicBool,
-    /// Instances that some task waits for on their nodes.
-    pub(crate) awaited: Mutex<HashSet<InstanceId>>,
+    /// Instances that some task waits for on their nodes, and how long the leader took to order
+    /// each.
+    pub(crate) awaited: Mutex<HashMap<InstanceId, Duration>>,
     /// Why the last activation did not lead to an instance, for those whose time runs out.
     pub(crate) trouble: Mutex<Option<Error>>,
     /// Wakes the activation loop.
@@ -189,7 +190,6 @@ impl Function {
                         listed.revision.as_ref().map_or(0, |r| r.number),
                         concurrency,
                         listed.socket.clone().into(),
-                        None,
                         true,
                         now,
                     )),
@@ -217,6 +217,9 @@ impl Function {
         self.edit_live(|live| match live.iter().find(|i| i.id == instance.id) {
             Some(known) => {
                 known.answered();
+                if let Some(birth) = instance.birth() {
+                    known.set_birth(*birth);
+                }
                 live.to_vec()
             }
             None => live.iter().cloned().chain([Arc::new(instance)]).collect(),
@@ -267,6 +270,13 @@ impl Function {
             .any(|i| self.serves(i) && i.is_live())
     }
 
+    /// How long the leader took to order an instance that is still being waited for.
+    pub(crate) fn ordered_in(&self, instance: InstanceId) -> Option<Duration> {
+        let awaited = self.awaited.lock();
+        let awaited = awaited.expect("never poisoned: no panic while held");
+        awaited.get(&instance).copied()
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(SeqCst)
     }
@@ -288,5 +298,48 @@ impl Function {
             .lock()
             .expect("never poisoned: a plain copy")
             .clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::instance::Birth;
+
+    #[tokio::test]
+    async fn what_the_node_says_of_a_start_is_kept_when_the_feed_was_faster() {
+        let function = Arc::new(Function::for_test("p/n/f", 1));
+        let (id, node) = (Uuid::new_v4(), Uuid::new_v4());
+        let listed = v1::RouteInstance {
+            id: wire::bytes(id),
+            node: wire::bytes(node),
+            ready: true,
+            socket: "/x".into(),
+            ..v1::RouteInstance::default()
+        };
+        let route = v1::Route {
+            instances: vec![listed],
+            ..v1::Route::default()
+        };
+        function.update(&route, Instant::now());
+        let born = || function.live.load()[0].birth().copied();
+        assert_eq!(born(), None);
+        for init in [2, 3] {
+            let (id, node) = (InstanceId(id), NodeId(node));
+            let told = Instance::new(id, node, 0, 1, "/x".into(), false, Instant::now());
+            told.set_birth(Birth {
+                init: Duration::from_millis(init),
+                ..Birth::default()
+            });
+            function.learned(told);
+        }
+        assert_eq!(function.live.load().len(), 1);
+        assert_eq!(
+            born().unwrap().init,
+            Duration::from_millis(2),
+            "the first word counts"
+        );
     }
 }

@@ -7,6 +7,8 @@ use std::{fmt::Write as _, net::IpAddr, time::Duration};
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::instance::Birth;
+
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -198,11 +200,33 @@ pub(crate) struct Phases {
     pub(crate) queue: Duration,
     pub(crate) schedule: Option<Duration>,
     pub(crate) start: Option<Duration>,
+    /// What the instance was made from.
+    pub(crate) from: &'static str,
     pub(crate) init: Option<Duration>,
     pub(crate) run: Duration,
 }
 
 impl Phases {
+    /// Splits what a request waited for an instance that was started for it. The start is the end
+    /// of the wait: a request that came when it was under way waited only for a part of it.
+    pub(crate) fn of_start(waited: Duration, birth: &Birth) -> Self {
+        let mut left = waited;
+        let mut last = |phase: Duration| {
+            let part = phase.min(left);
+            left -= part;
+            Some(part)
+        };
+        let (init, start, schedule) = (last(birth.init), last(birth.start), last(birth.schedule));
+        Self {
+            queue: left,
+            schedule,
+            start,
+            from: birth.from,
+            init,
+            run: Duration::ZERO,
+        }
+    }
+
     pub(crate) fn header(&self) -> HeaderValue {
         let mut text = String::with_capacity(96);
         let phases = [
@@ -223,6 +247,9 @@ impl Phases {
                 micros / 1000,
                 micros % 1000
             );
+            if name == "start" && !self.from.is_empty() {
+                let _ = write!(text, ";desc=\"{}\"", self.from);
+            }
         }
         HeaderValue::try_from(text).expect("names, digits and punctuation only")
     }
@@ -346,12 +373,37 @@ mod tests {
         let phases = Phases {
             queue: Duration::from_micros(40),
             start: Some(Duration::from_micros(1_234)),
+            from: "stem",
             run: Duration::from_millis(12),
             ..Phases::default()
         };
         assert_eq!(
             phases.header(),
-            "queue;dur=0.040, start;dur=1.234, run;dur=12.000"
+            "queue;dur=0.040, start;dur=1.234;desc=\"stem\", run;dur=12.000"
         );
+    }
+
+    #[test]
+    fn the_phases_of_a_start_never_add_up_to_more_than_the_wait() {
+        let millis = Duration::from_millis;
+        let birth = Birth {
+            schedule: millis(1),
+            from: "stem",
+            start: millis(2),
+            init: millis(4),
+        };
+        let parts = |waited| {
+            let phases = Phases::of_start(millis(waited), &birth);
+            [
+                Some(phases.queue),
+                phases.schedule,
+                phases.start,
+                phases.init,
+            ]
+            .map(|part| part.unwrap().as_millis())
+        };
+        assert_eq!(parts(10), [3, 1, 2, 4]);
+        assert_eq!(parts(5), [0, 0, 1, 4]);
+        assert_eq!(parts(3), [0, 0, 0, 3]);
     }
 }

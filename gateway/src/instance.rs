@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -13,6 +16,8 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Birth {
     pub(crate) schedule: Duration,
+    /// What it was made from, as the node says it; empty for what this gateway does not know.
+    pub(crate) from: &'static str,
     pub(crate) start: Duration,
     pub(crate) init: Duration,
 }
@@ -26,7 +31,8 @@ pub(crate) struct Instance {
     pub(crate) revision: u32,
     pub(crate) concurrency: u32,
     pub(crate) socket: PathBuf,
-    pub(crate) birth: Option<Birth>,
+    /// Known once its node has told, which may be after the feed announced it.
+    birth: OnceLock<Birth>,
     /// When this gateway first heard of it.
     pub(crate) learned_at: Instant,
     /// Requests of this gateway inside it. The instance's own count is the authority: it answers
@@ -65,7 +71,6 @@ impl Instance {
         revision: u32,
         concurrency: u32,
         socket: PathBuf,
-        birth: Option<Birth>,
         listed: bool,
         now: Instant,
     ) -> Self {
@@ -75,7 +80,7 @@ impl Instance {
             revision,
             concurrency: concurrency.max(1),
             socket,
-            birth,
+            birth: OnceLock::new(),
             learned_at: now,
             in_flight: AtomicU32::new(0),
             listed: AtomicBool::new(listed),
@@ -86,6 +91,16 @@ impl Instance {
             cool_until: AtomicU64::new(0),
             streak: AtomicU32::new(0),
         }
+    }
+
+    pub(crate) fn birth(&self) -> Option<&Birth> {
+        self.birth.get()
+    }
+
+    /// The first word counts: a later one may be about an adoption by a restarted agent.
+    pub(crate) fn set_birth(&self, birth: Birth) {
+        // As said above.
+        let _ = self.birth.set(birth);
     }
 
     /// Requests inside it now, when it may take another one.

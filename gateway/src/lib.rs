@@ -39,6 +39,7 @@ mod running;
 mod server;
 mod shared;
 mod upstream;
+mod verdict;
 mod wire;
 
 use std::{

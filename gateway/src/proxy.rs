@@ -1,9 +1,9 @@
 //! One invocation, from a request's head to its answer's head.
 
-use std::{ops::Range, rc::Rc, sync::Arc};
+use std::{ops::Range, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use coracle_model::Timestamp;
+use coracle_model::{ExitReason, Timestamp};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -15,16 +15,18 @@ use crate::{
     frames::{self, END, Frame, HOLD, kind},
     function::{Function, Route},
     headers::{self, Origin, Phases},
+    instance::Instance,
     local::Local,
     lookup,
     metrics::{self, FunctionMetrics},
     respond::{Code, Error},
     running::{Running, Streaming, dispatch_after},
     upstream::{Broken, Conn},
+    verdict,
 };
 
 /// A caller of a function that ran too long waits this long for it to be dead before it hears.
-const KILL_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+const KILL_WAIT: Duration = Duration::from_secs(1);
 
 /// A request whose function is known and may be called.
 struct Call {
@@ -190,6 +192,14 @@ async fn invoke(
     call.run(presence, body).await
 }
 
+/// What came before a request got its slot.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    time: Duration,
+    /// No instance answered when it arrived.
+    cold: bool,
+}
+
 /// How one attempt at an instance ended.
 enum Attempt {
     Answered(Response<OutBody>),
@@ -210,8 +220,11 @@ impl Call {
                 admission::admit(&self.local.shared, &self.function, &mut patience, again).await?;
             let now = Instant::now();
             let deadline = patience.deadline_from(now, &self.route);
-            let phases = self.phases(&slot, &patience, now);
-            match self.attempt(slot, presence, body, deadline, phases).await? {
+            let wait = Wait {
+                time: now.saturating_duration_since(self.arrived),
+                cold: patience.cold,
+            };
+            match self.attempt(slot, presence, body, deadline, wait).await? {
                 Attempt::Answered(response) => return Ok(response),
                 Attempt::Again(kept, unread) => {
                     (presence, body, again) = (kept, unread, true);
@@ -220,22 +233,27 @@ impl Call {
         }
     }
 
-    /// The cold start's part of the wait is the instance's own; the rest was spent in the queue.
-    fn phases(&self, slot: &Slot, patience: &Patience, now: Instant) -> Phases {
-        let waited = now.saturating_duration_since(self.arrived);
-        match slot.instance.birth.filter(|_| patience.cold) {
-            Some(birth) => Phases {
-                queue: waited.saturating_sub(birth.schedule + birth.start + birth.init),
-                schedule: Some(birth.schedule),
-                start: Some(birth.start),
-                init: Some(birth.init),
+    /// Looked at when the answer is there: the node's word on the start has had the time of the
+    /// run to arrive when the feed was faster. Where it has not, all of the start is one phase.
+    fn phases(&self, instance: &Instance, wait: Wait, run: Duration) -> Phases {
+        let started_for_it = wait.cold && instance.learned_at >= self.arrived;
+        let phases = match instance.birth() {
+            Some(birth) if started_for_it => Phases::of_start(wait.time, birth),
+            None if started_for_it => {
+                let ordered = self.function.ordered_in(instance.id).unwrap_or_default();
+                let schedule = ordered.min(wait.time);
+                Phases {
+                    schedule: Some(schedule),
+                    start: Some(wait.time - schedule),
+                    ..Phases::default()
+                }
+            }
+            _ => Phases {
+                queue: wait.time,
                 ..Phases::default()
             },
-            None => Phases {
-                queue: waited,
-                ..Phases::default()
-            },
-        }
+        };
+        Phases { run, ..phases }
     }
 
     async fn attempt(
@@ -244,7 +262,7 @@ impl Call {
         presence: Presence,
         body: Prepared,
         deadline: Instant,
-        mut phases: Phases,
+        wait: Wait,
     ) -> Result<Attempt, Error> {
         let began = Instant::now();
         let Some(conn) = self.connect(&slot, deadline).await else {
@@ -257,7 +275,7 @@ impl Call {
                 error = %unsent.error, "a request could not be sent");
             self.local.pool.borrow_mut().drop_instance(&slot.instance);
             if unsent.written >= head {
-                return Err(instance_failed());
+                return Err(self.instance_failed(slot.instance.clone()).await);
             }
             // The whole head never left, so nothing can have run.
             if !conn.kept {
@@ -277,7 +295,7 @@ impl Call {
         loop {
             let frame = match timeout_at(deadline, running.frame()).await {
                 Ok(Ok(Ok(frame))) => frame,
-                Ok(Ok(Err(broken))) => return Err(self.broken(&mut running, &broken)),
+                Ok(Ok(Err(broken))) => return Err(self.broken(&mut running, &broken).await),
                 Ok(Err(failed)) => {
                     // The pump has told the instance; dropping `running` waits for its end.
                     return Err(failed.into_error(self.local.shared.config.limits.body_max));
@@ -303,7 +321,9 @@ impl Call {
                     return Err(fault(&self.id, &frame.payload));
                 }
                 kind::RESPONSE => {
-                    phases.run = began.elapsed();
+                    let phases = running.slot().map_or_else(Phases::default, |slot| {
+                        self.phases(&slot.instance, wait, began.elapsed())
+                    });
                     return self.respond(running, frame, phases).map(Attempt::Answered);
                 }
                 _ => {
@@ -451,7 +471,8 @@ impl Call {
         Ok(response)
     }
 
-    fn broken(&self, running: &mut Running, broken: &Broken) -> Error {
+    async fn broken(&self, running: &mut Running, broken: &Broken) -> Error {
+        let instance = running.slot().map(|slot| slot.instance.clone());
         if let Some(slot) = running.slot() {
             tracing::info!(instance = %slot.instance.id, request = &*self.id, %broken,
                 "an instance failed in the middle of a request");
@@ -461,10 +482,22 @@ impl Call {
             }
         }
         running.broke();
-        match broken {
-            Broken::Violation(violation) => bad_response(violation.0),
-            Broken::Closed | Broken::Io(_) => instance_failed(),
+        match (broken, instance) {
+            (Broken::Violation(violation), _) => bad_response(violation.0),
+            (Broken::Closed | Broken::Io(_), Some(instance)) => {
+                self.instance_failed(instance).await
+            }
+            (Broken::Closed | Broken::Io(_), None) => ended(None),
         }
+    }
+
+    /// Its node has a moment to say why.
+    async fn instance_failed(&self, instance: Arc<Instance>) -> Error {
+        let verdict = verdict::ask(self.local.shared.clone(), self.function.clone(), instance);
+        // On the runtime that carries the connections to nodes, where it goes on when the caller
+        // leaves: the instance is forgotten then all the same.
+        let asked = self.local.shared.control.spawn(verdict).await;
+        ended(asked.ok().flatten().as_ref())
     }
 
     /// Kill first, answer second.
@@ -486,11 +519,12 @@ impl Call {
     }
 }
 
-fn instance_failed() -> Error {
-    Error::new(
-        Code::InstanceFailed,
-        "the instance ended before it had answered",
-    )
+fn ended(reason: Option<&ExitReason>) -> Error {
+    let message = "the instance ended before it had answered";
+    match reason {
+        Some(reason) => Error::new(Code::InstanceFailed, format!("{message}: {reason}")),
+        None => Error::new(Code::InstanceFailed, message),
+    }
 }
 
 fn bad_response(what: &'static str) -> Error {

@@ -59,6 +59,7 @@ pub(crate) struct Plane {
     outcomes: Mutex<HashMap<Bytes, Outcome>>,
     changed: Notify,
     pub(crate) kills: Mutex<Vec<Bytes>>,
+    pub(crate) awaits: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -183,6 +184,7 @@ impl node::NodeService for Fake {
         request: tonic::Request<v1::AwaitInstanceRequest>,
     ) -> Result<tonic::Response<v1::AwaitInstanceResponse>, Status> {
         let instance = request.into_inner().instance;
+        self.0.awaits.fetch_add(1, SeqCst);
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);

@@ -1,8 +1,8 @@
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use bytes::Bytes;
 use coracle_model::SecretHash;
-use coracle_proto::v1;
+use coracle_proto::v1::{self, await_instance_response::Outcome};
 use http::Request;
 use http_body_util::Full;
 
@@ -149,6 +149,45 @@ async fn what_the_handler_raises_is_its_own_error_and_a_dead_instance_is_ours() 
         before + 1,
         "what may have run is not repeated"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_says_why_an_instance_broke_off() {
+    let world = Arc::new(World::new(|_| ()).await);
+    let (_, instance) = world.warm(|_| ()).await;
+    // The broken connection is seen before the node has reaped the process.
+    world.plane.ready(&instance);
+    instance.script.then(Act::Die);
+    let call = tokio::spawn({
+        let world = world.clone();
+        async move { world.get(HELLO).await }
+    });
+    until("the node is asked", || world.plane.awaits.load(SeqCst) > 0).await;
+    let memory = v1::exit_reason::OutOfMemory { limit_mib: 64 };
+    let kind = Some(v1::exit_reason::Kind::OutOfMemory(memory));
+    let reason = v1::ExitReason { kind };
+    world.plane.settle(instance.id, Outcome::Failed(reason));
+    let response = call.await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), code(&response)),
+        (502, "instance_failed")
+    );
+    let text = String::from_utf8_lossy(response.body()).into_owned();
+    let expected = "the instance ended before it had answered: killed by the kernel: out of memory \
+                    (limit 64 MiB)";
+    assert!(text.contains(expected), "{text}");
+
+    // It is not waited for: the next request asks for another one at once.
+    let before = world.plane.activations.lock().unwrap().len();
+    let next = tokio::spawn({
+        let world = world.clone();
+        async move { world.get(HELLO).await }
+    });
+    until("another one is asked for", || {
+        world.plane.activations.lock().unwrap().len() > before
+    })
+    .await;
+    next.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
