@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use coracle_driver::{
     Exit, InstanceDriver, LaunchError, LaunchOrder, Launched, StemTarget, Stop, Survivor,
 };
-use coracle_model::{ExitReason, InstanceId, RuntimeName};
+use coracle_model::{InstanceId, RuntimeName};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
