@@ -61,10 +61,9 @@ async fn scales_to_five_under_load_to_zero_without_and_back() {
         .await;
     assert_eq!(server.call("burst").await.ok().text(), "ok");
     let decisions = server.describe("burst").await["decisions"].to_string();
-    assert!(
-        decisions.contains("in flight"),
-        "decisions name their inputs: {decisions}"
-    );
+    for input in ["parked", "idle for 3 s"] {
+        assert!(decisions.contains(input), "{input} in {decisions}");
+    }
 }
 
 #[tokio::test]

@@ -398,6 +398,7 @@ impl Machine {
     pub(crate) async fn discard(&self, id: &str) -> Result<(), client::Error> {
         let removed = self.client.remove(id).await;
         let _ = fs::remove_dir_all(self.run_dir.join(id));
+        self.notes.remove(id);
         // A failure leaves the record, which the sweeper finds because the id is no longer live.
         self.live().remove(id);
         removed

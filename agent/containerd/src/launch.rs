@@ -192,9 +192,9 @@ impl Launcher {
         }
     }
 
-    /// Writes the identity on the record, behind the launch's back: containerd syncs its database
-    /// to disk for it. Killed before that, the next process takes this instance for a stem and
-    /// removes it, and the leader orders another one.
+    /// Notes the identity in a file at once, and on containerd's record behind the launch's back:
+    /// containerd syncs its database to disk for it, milliseconds that a caller would wait for.
+    /// The file bridges them when this process is killed meanwhile.
     fn label(&self, order: &LaunchOrder, stem: &Stem) {
         let spec = &order.spec;
         let identity = Identity {
@@ -208,6 +208,9 @@ impl Launcher {
         };
         let labels = labels::encode(&Role::Instance(identity), stem.container.slot());
         let (machine, container) = (Arc::clone(&self.machine), Arc::clone(&stem.container));
+        if let Err(error) = machine.notes.write(&container.id, &labels) {
+            tracing::warn!(container = container.id, %error, "cannot note an instance's identity");
+        }
         tokio::spawn(async move {
             let written = machine.client.label_container(&container.id, labels).await;
             if let Err(error) = written

@@ -21,6 +21,7 @@ mod machine;
 mod mount;
 mod names;
 mod network;
+mod notes;
 mod pidfd;
 mod sandbox;
 mod seccomp;

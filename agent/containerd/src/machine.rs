@@ -22,6 +22,7 @@ use crate::{
     mount::{self, Claimers},
     names::ClusterId,
     network::{self, Network},
+    notes::Notes,
     slots::Slots,
 };
 
@@ -67,6 +68,7 @@ pub(crate) struct Machine {
     pub(crate) images: Images,
     pub(crate) claimers: Claimers,
     pub(crate) run_dir: PathBuf,
+    pub(crate) notes: Notes,
     pub(crate) shims_dir: PathBuf,
     pub(crate) clock: Arc<dyn Clock>,
     logs: Arc<dyn LogSink>,
@@ -89,6 +91,8 @@ impl Machine {
             return Err(StartError::PathTooLong(data_dir));
         }
         make_dir(&run_dir)?;
+        let claims = run_dir.join("claims");
+        make_dir(&claims)?;
         let daemon = Daemon::ensure(config.containerd_socket.as_deref(), &data_dir).await?;
         let namespace = config.cluster.namespace();
         let client = Client::new(daemon.socket().to_owned(), &namespace);
@@ -120,6 +124,7 @@ impl Machine {
             images: Images::start(&config.cluster.machine_dir())?,
             claimers: Claimers::start(config.stems.concurrent_claims.div_ceil(2))?,
             run_dir,
+            notes: Notes::new(claims),
             shims_dir: absolute(&config.shims_dir)?,
             clock: Arc::clone(&config.clock),
             logs: Arc::clone(&config.logs),

@@ -39,7 +39,8 @@ impl ContainerdDriver {
         if machine.live().contains(&record.id) {
             return None;
         }
-        let (identity, slot) = labels::decode(&record.labels)?;
+        let noted = || labels::decode(&machine.notes.read(&record.id)?);
+        let (identity, slot) = labels::decode(&record.labels).or_else(noted)?;
         let task = task.filter(|task| task.alive)?;
         let socket = container::socket(&machine.run_dir.join(&record.id));
         if !socket.exists() {
@@ -98,6 +99,7 @@ impl Machine {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+        self.notes.retain(|id| !self.is_leftover(id));
         Ok(())
     }
 
