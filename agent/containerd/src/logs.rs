@@ -20,6 +20,25 @@ use coracle_model::{FunctionId, InstanceId, LogLineRef, LogStream};
 use tokio::{net::unix::pipe, sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+/// Opens the FIFOs of every container directory below `run_dir`, for as long as the result is held.
+///
+/// A shim that was making a container when its reader was killed hangs in opening the FIFOs, and
+/// with it whatever is asked about the other containers of a shared shim; containerd then leaves
+/// those out of its answers after two seconds each.
+pub(crate) fn hold_open(run_dir: &Path) -> Vec<pipe::Receiver> {
+    let directories = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    directories
+        .filter(|entry| crate::labels::is_id(&entry.file_name().to_string_lossy()))
+        .flat_map(|entry| [STDOUT, STDERR].map(|name| entry.path().join(name)))
+        .filter_map(|fifo| {
+            pipe::OpenOptions::new()
+                .read_write(true)
+                .open_receiver(fifo)
+                .ok()
+        })
+        .collect()
+}
+
 /// Names of the FIFOs in a container's directory.
 pub(crate) const STDOUT: &str = "out";
 pub(crate) const STDERR: &str = "err";

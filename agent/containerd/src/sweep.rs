@@ -9,20 +9,33 @@ use crate::{
     container,
     daemon::chain,
     driver::ContainerdDriver,
-    labels,
-    logs::Owner,
+    labels::{self, Identity},
+    logs::{self, Owner},
     machine::Machine,
 };
 
 const EVERY: Duration = Duration::from_secs(30);
+const LIST_TRIES: usize = 4;
+const LIST_PAUSE: Duration = Duration::from_millis(250);
 
 impl ContainerdDriver {
     /// Instances that run and were claimed are watched again; stems and half-made containers are
     /// removed, since nobody knows how far they came.
     pub(crate) async fn adopt_all(&self) -> Result<Vec<Survivor>, client::Error> {
         let machine = &self.machine;
+        let _readers = logs::hold_open(&machine.run_dir);
         let records = machine.client.containers().await?;
-        let tasks = machine.client.tasks().await?;
+        let mut tasks = machine.client.tasks().await?;
+        for _ in 0..LIST_TRIES {
+            // An instance without a task ended, or its shim has not answered containerd in time:
+            // asked again, since a wrong guess would kill it.
+            let claimed = records.iter().filter(|r| self.identity(r).is_some());
+            if claimed.into_iter().all(|r| tasks.contains_key(&r.id)) {
+                break;
+            }
+            tokio::time::sleep(LIST_PAUSE).await;
+            tasks = machine.client.tasks().await?;
+        }
         let mut survivors = Vec::new();
         for record in records {
             if let Some(survivor) = self.adopt_one(&record, tasks.get(&record.id)) {
@@ -34,13 +47,17 @@ impl ContainerdDriver {
         Ok(survivors)
     }
 
+    fn identity(&self, record: &Record) -> Option<(Identity, u16)> {
+        let noted = || labels::decode(&self.machine.notes.read(&record.id)?);
+        labels::decode(&record.labels).or_else(noted)
+    }
+
     fn adopt_one(&self, record: &Record, task: Option<&Task>) -> Option<Survivor> {
         let machine = &self.machine;
         if machine.live().contains(&record.id) {
             return None;
         }
-        let noted = || labels::decode(&machine.notes.read(&record.id)?);
-        let (identity, slot) = labels::decode(&record.labels).or_else(noted)?;
+        let (identity, slot) = self.identity(record)?;
         let task = task.filter(|task| task.alive)?;
         let socket = container::socket(&machine.run_dir.join(&record.id));
         if !socket.exists() {
