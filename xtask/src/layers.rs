@@ -84,7 +84,6 @@ const OWNERS: &[(&str, &str)] = &[
     ("raft", "coracle-replica"),
     ("sled", "coracle-replica"),
     ("containerd-client", "coracle-containerd"),
-    ("oci-spec", "coracle-containerd"),
 ];
 
 pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {

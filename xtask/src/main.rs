@@ -1,7 +1,9 @@
-//! Repository chores: `cargo xtask ci`, `cargo xtask check-layers`, `cargo xtask check-licences`.
+//! Repository chores: `cargo xtask ci`, and its parts `check-layers`, `check-licences` and
+//! `check-advisories`.
 
 #![forbid(unsafe_code)]
 
+mod advisories;
 mod layers;
 mod licences;
 mod metadata;
@@ -15,8 +17,11 @@ fn main() -> ExitCode {
     let outcome = match task.as_str() {
         "check-layers" => metadata::load().and_then(|m| layers::check(&m)),
         "check-licences" => metadata::load().and_then(|m| licences::check(&m)),
+        "check-advisories" => metadata::load().and_then(|m| advisories::check(&m)),
         "ci" => ci(),
-        _ => Err("usage: cargo xtask ci | check-layers | check-licences".to_owned()),
+        _ => Err(
+            "usage: cargo xtask ci | check-layers | check-licences | check-advisories".to_owned(),
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,6 +37,7 @@ fn ci() -> Outcome {
     let metadata = metadata::load()?;
     layers::check(&metadata)?;
     licences::check(&metadata)?;
+    advisories::check(&metadata)?;
     cargo(&["fmt", "--all", "--", "--check"])?;
     cargo(&[
         "clippy",
