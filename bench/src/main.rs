@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod by_hand;
 mod cold;
 mod idle;
 mod process;
@@ -42,6 +43,11 @@ enum Measurement {
         #[arg(long, default_value_t = 200)]
         functions: usize,
     },
+    /// Containers from scratch, beside the same ones by hand through containerd
+    Scratch {
+        #[arg(long, default_value_t = 20)]
+        pairs: usize,
+    },
     /// Memory after idling
     Idle {
         #[arg(long, default_value_t = 10)]
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
             runtime().block_on(cold::handlers(runs, seconds))
         }
         Measurement::Cold { functions } => runtime().block_on(cold::run(functions)),
+        Measurement::Scratch { pairs } => runtime().block_on(by_hand::run(pairs)),
         Measurement::Idle { minutes } => {
             runtime().block_on(idle::run(minutes));
             Ok(())
