@@ -307,3 +307,20 @@ async fn serve(
         () = async { shutdown.requested().await; tokio::time::sleep(DRAIN).await } => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_for_a_publication_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::standalone(dir.path().to_owned(), "0badcafe".into(), Vec::new());
+        let core = config.build().await.unwrap().core;
+        // The state was published when it was recovered; a follower of a build log that took this
+        // for news would read its file without pause.
+        assert!(!core.publications().has_changed().unwrap());
+        assert!(core.published.has_changed().unwrap());
+        core.replica.shutdown().await;
+    }
+}

@@ -66,6 +66,14 @@ impl Core {
         Arc::clone(&self.published.borrow().view)
     }
 
+    /// For waiting on the next publication: what is published now counts as seen. A plain clone
+    /// would not do, since it remembers what the original has seen, which never looks.
+    pub(crate) fn publications(&self) -> watch::Receiver<Published> {
+        let mut published = self.published.clone();
+        published.mark_unchanged();
+        published
+    }
+
     /// Covers every write that was answered before this was called.
     pub(crate) async fn fresh_view(&self) -> Result<Arc<View>, ReadError> {
         self.replica

@@ -97,7 +97,7 @@ impl Reading {
         loop {
             // Both are watched from before the file and the stage are looked at, so that nothing
             // that happens in between is missed.
-            let mut published = self.core.published.clone();
+            let mut published = self.core.publications();
             let is_open = self.follow && self.is_building();
             let grown = is_open.then(|| self.core.build_logs.follow(self.revision));
             let data = self
