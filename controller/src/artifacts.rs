@@ -5,7 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::UNIX_EPOCH,
@@ -42,6 +42,9 @@ pub(crate) struct Artifacts {
     dir: PathBuf,
     max_bytes: u64,
     next: Arc<AtomicU64>,
+    /// Held while a name is given or taken away, so that a collection that has just looked at an
+    /// old file does not remove the one that an upload put in its place since.
+    names: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,7 @@ impl Artifacts {
             dir,
             max_bytes,
             next: Arc::default(),
+            names: Arc::default(),
         })
     }
 
@@ -72,11 +76,13 @@ impl Artifacts {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(PARTIAL).join(number.to_string());
         let (dir, max_bytes) = (self.dir.clone(), self.max_bytes);
+        let names = Arc::clone(&self.names);
         blocking(move || {
             let file = File::create_new(&path).map_err(io_error("create", &path))?;
             Ok(Writer {
                 inner: Some(Partial {
                     dir,
+                    names,
                     path,
                     file,
                     hash: Sha256::new(),
@@ -142,7 +148,9 @@ impl Artifacts {
     /// Removes one as it was listed. One that was uploaded again since then stays.
     pub(crate) async fn remove(&self, stored: Stored) -> Result<(), ArtifactError> {
         let path = self.path(stored.digest);
+        let names = Arc::clone(&self.names);
         blocking(move || {
+            let _removing = lock(&names);
             let modified = fs::metadata(&path).map(|metadata| modified_millis(&metadata));
             match modified.and_then(|at| {
                 if at == stored.modified {
@@ -168,6 +176,7 @@ impl Artifacts {
 #[derive(Debug)]
 struct Partial {
     dir: PathBuf,
+    names: Arc<Mutex<()>>,
     path: PathBuf,
     file: File,
     hash: Sha256,
@@ -209,19 +218,31 @@ impl Writer {
     pub(crate) async fn finish(mut self) -> Result<(Digest, u64), ArtifactError> {
         let partial = self.inner.take().expect("present until finished");
         blocking(move || {
-            let digest = Digest(partial.hash.clone().finalize().into());
-            let target = partial.dir.join(digest.to_string());
-            partial
-                .file
-                .sync_all()
-                .map_err(io_error("sync", &partial.path))?;
-            fs::rename(&partial.path, &target).map_err(io_error("rename to", &target))?;
-            let dir = File::open(&partial.dir).and_then(|dir| dir.sync_all());
-            dir.map_err(io_error("sync", &partial.dir))?;
-            Ok((digest, partial.bytes))
+            let placed = place(&partial);
+            if placed.is_err() {
+                // A full disk should not stay full because of us.
+                let _ = fs::remove_file(&partial.path);
+            }
+            placed
         })
         .await
     }
+}
+
+fn place(partial: &Partial) -> Result<(Digest, u64), ArtifactError> {
+    let digest = Digest(partial.hash.clone().finalize().into());
+    let target = partial.dir.join(digest.to_string());
+    partial
+        .file
+        .sync_all()
+        .map_err(io_error("sync", &partial.path))?;
+    {
+        let _placing = lock(&partial.names);
+        fs::rename(&partial.path, &target).map_err(io_error("rename to", &target))?;
+    }
+    let dir = File::open(&partial.dir).and_then(|dir| dir.sync_all());
+    dir.map_err(io_error("sync", &partial.dir))?;
+    Ok((digest, partial.bytes))
 }
 
 impl Drop for Writer {
@@ -265,6 +286,10 @@ impl Reader {
         self.inner = rest;
         Ok(piece)
     }
+}
+
+fn lock(names: &Mutex<()>) -> MutexGuard<'_, ()> {
+    names.lock().expect("never poisoned: no panic while held")
 }
 
 fn modified_millis(metadata: &fs::Metadata) -> u64 {
@@ -381,6 +406,18 @@ mod tests {
             (partials(&artifacts), artifacts.list().await.unwrap().len()),
             (0, 0)
         );
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_cannot_be_put_in_place_leaves_nothing() {
+        let (_dir, artifacts) = store(100);
+        let in_the_way = artifacts.path(Digest::of(b"bytes"));
+        fs::create_dir(&in_the_way).unwrap();
+        assert!(matches!(
+            put(&artifacts, &[b"bytes"]).await,
+            Err(ArtifactError::Io { .. })
+        ));
+        assert_eq!(partials(&artifacts), 0);
     }
 
     #[tokio::test]
