@@ -141,15 +141,15 @@ impl Demand {
         let start = now.0.saturating_sub(window_ms).max(first.0);
         let span = (now.0.saturating_sub(start)).max(config.bucket_ms());
         let width = config.bucket_ms();
-        let area: u64 = self
+        let area: u128 = self
             .buckets
             .iter()
             .map(|&(at, area)| {
                 let inside = (at + width).saturating_sub(start.max(at)).min(width);
-                area * inside / width
+                u128::from(area) * u128::from(inside) / u128::from(width)
             })
             .sum();
-        area / span
+        u64::try_from(area / u128::from(span)).unwrap_or(u64::MAX)
     }
 
     fn fresh(&self, config: &ScalingConfig, now: Timestamp) -> impl Iterator<Item = &Latest> {
@@ -262,6 +262,19 @@ mod tests {
         demand.record(&config, Timestamp(10_000), GATEWAY, sample(3, 3_000));
         assert_eq!(demand.current(&config, Timestamp(16_000)), (0, 0));
         assert_eq!(demand.average_millis(&config, Timestamp(90_000), 60_000), 0);
+    }
+
+    #[test]
+    fn a_gateway_that_says_nonsense_makes_a_large_number_and_no_panic() {
+        let config = ScalingConfig::default();
+        let mut demand = Demand::default();
+        for second in 1..=3 {
+            let at = Timestamp(second * 1_000);
+            demand.record(&config, at, GATEWAY, sample(u32::MAX, u64::MAX));
+        }
+        let now = Timestamp(3_000);
+        let average = demand.average_millis(&config, now, config.stable_window_ms);
+        assert!(average > u64::from(u32::MAX), "{average}");
     }
 
     #[test]

@@ -244,12 +244,8 @@ impl<'a> Planner<'a> {
             self.fail_deploy(revision.id, reason, own);
             return;
         }
-        let takes_over = function.serving.is_some() && !function.disabled;
-        let proof = if function.disabled {
-            1
-        } else {
-            function.scale.min().max(1)
-        };
+        let takes_over = function.serving.is_some();
+        let proof = function.scale.min().max(1);
         let needed = if takes_over { proof.max(wanted) } else { proof };
         let ready = ready(own);
         let target = if ready == 0 { proof } else { needed };
