@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::{
     archive::{self, Packed},
     cache::DependencyCache,
+    disk,
     download::{self, DownloadError, Downloads},
     exec::{Run, Workspace},
     failure,
@@ -141,17 +142,22 @@ pub struct Builder {
 impl Builder {
     /// Clears what an earlier process left half-done.
     pub fn new(config: Config) -> io::Result<Self> {
-        let (work, out) = (config.dir.join("work"), config.dir.join("out"));
-        for dir in [&work, &out] {
-            match fs::remove_dir_all(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            fs::create_dir_all(dir)?;
+        let dir = |name: &str| config.dir.join(name);
+        for name in ["work", "out", "trash"] {
+            disk::remove_tree(&dir(name))?;
         }
-        for dir in [config.dir.as_path(), &work] {
-            // Builds run with other ids and must be able to get to their own directory.
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+        // Builds run with other ids and must be able to get to their own directory. What they made
+        // is nobody else's on the machine to read.
+        let (open, closed) = (0o711, 0o700);
+        for (name, mode) in [
+            ("", open),
+            ("work", open),
+            ("out", closed),
+            ("trash", closed),
+            ("cache", closed),
+        ] {
+            fs::create_dir_all(dir(name))?;
+            fs::set_permissions(dir(name), fs::Permissions::from_mode(mode))?;
         }
         let cache = DependencyCache::open(config.dir.join("cache"), config.limits.cache_bytes)?;
         let registry = download::registry_of(&config.host_env);
@@ -200,7 +206,8 @@ impl Builder {
 
         let work = config.dir.join("work");
         let owner = config.sandbox.owner();
-        let workspace = Workspace::create(&work, &request.revision, owner)?;
+        let trash = config.dir.join("trash");
+        let workspace = Workspace::create(&work, &trash, &request.revision, owner)?;
         let run = Run {
             sandbox: config.sandbox.as_ref(),
             rootfs: &image.rootfs,

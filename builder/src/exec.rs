@@ -6,25 +6,38 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use coracle_driver::{BuildJob, BuildSandbox, Mount, SandboxExit};
 use coracle_model::RevisionId;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     build::{BuildError, Limits},
+    disk,
     plan::{PlannedFile, Step, TOOL, WORK},
 };
 
 /// Output kept for the sentence about a failure, in bytes: the end of it, where errors are.
 const KEPT_OUTPUT: usize = 128 * 1024;
 
-/// A build's directory on the host; removed when dropped.
+/// How often a running step's use of the disk is looked at. Looking takes as long as there are files;
+/// it is done again no sooner than after ten times that.
+const LOOK: Duration = Duration::from_secs(1);
+/// What a build may write, as a multiple of what it may leave: installers download, unpack and copy.
+const WORKING_SPACE: u64 = 4;
+const ENTRIES: u64 = 500_000;
+/// Bytes that builds leave to the rest of the machine. Also catches what no look at a directory
+/// sees, such as files that were removed and are still open.
+const RESERVE: u64 = 1 << 30;
+
+/// A build's directory on the host; removed when dropped, behind the back of whoever drops it.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     /// Holds `mount`, which the container sees, and archives, which it does not.
     dir: PathBuf,
+    trash: PathBuf,
     id: String,
     owner: (u32, u32),
 }
@@ -32,6 +45,7 @@ pub(crate) struct Workspace {
 impl Workspace {
     pub(crate) fn create(
         parent: &Path,
+        trash: &Path,
         revision: &RevisionId,
         owner: (u32, u32),
     ) -> Result<Self, BuildError> {
@@ -46,7 +60,12 @@ impl Workspace {
             std::process::id()
         );
         let dir = parent.join(&id);
-        let workspace = Self { dir, id, owner };
+        let workspace = Self {
+            dir,
+            trash: trash.to_owned(),
+            id,
+            owner,
+        };
         let fail = || BuildError::io(format!("make {}", workspace.dir.display()));
         fs::create_dir(&workspace.dir).map_err(fail())?;
         fs::set_permissions(&workspace.dir, fs::Permissions::from_mode(0o711)).map_err(fail())?;
@@ -103,9 +122,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
-            tracing::warn!(dir = %self.dir.display(), %error, "a build's directory stays behind");
-        }
+        disk::remove_behind(&self.dir, &self.trash);
     }
 }
 
@@ -177,12 +194,46 @@ impl Run<'_> {
             network: step.network,
         };
         let (sender, receiver) = mpsc::channel(64);
-        let (exit, output) = tokio::join!(self.sandbox.run(job, sender), self.collect(receiver));
+        let running = async { tokio::join!(self.sandbox.run(job, sender), self.collect(receiver)) };
+        let (exit, output) = tokio::select! {
+            ended = running => ended,
+            // Dropping the run ends the job.
+            error = self.outgrown() => return Err(error),
+        };
         Ok(Done {
             exit: exit?,
             output,
             limits: (self.limits.timeout.as_secs(), self.limits.memory.mib()),
         })
+    }
+
+    /// Returns when the build has written more than it may.
+    async fn outgrown(&self) -> BuildError {
+        let most = self.limits.bytes.saturating_mul(WORKING_SPACE);
+        let mut wait = LOOK;
+        loop {
+            tokio::time::sleep(wait).await;
+            let began = Instant::now();
+            let mount = self.workspace.mount();
+            let looked =
+                tokio::task::spawn_blocking(move || (disk::written(&mount), disk::free(&mount)));
+            // Either the runtime is ending, or the look crashed: the next one tells.
+            let Ok((written, free)) = looked.await else {
+                continue;
+            };
+            if written.bytes > most {
+                let mib = most >> 20;
+                return BuildError::Function(format!("the build wrote more than {mib} MiB"));
+            }
+            if written.entries > ENTRIES {
+                return BuildError::Function(format!("the build made more than {ENTRIES} files"));
+            }
+            if free.is_ok_and(|free| free < RESERVE) {
+                let source = io::ErrorKind::StorageFull.into();
+                return BuildError::io("leave the node enough disk space")(source);
+            }
+            wait = LOOK.max(began.elapsed() * 10);
+        }
     }
 
     async fn collect(&self, mut output: mpsc::Receiver<Vec<u8>>) -> String {

@@ -9,6 +9,7 @@
 pub mod archive;
 mod build;
 pub mod cache;
+mod disk;
 pub mod download;
 mod exec;
 pub mod failure;

@@ -136,7 +136,7 @@ fn code_file(runtime: &Runtime, handler: &Handler) -> Result<String, BadInput> {
 
 fn install(inputs: &Inputs<'_>, text: &str) -> Result<Option<Install>, BadInput> {
     let (normal, named) = match inputs.runtime.build.installer {
-        Installer::Pip => normal_requirements(text),
+        Installer::Pip => normal_requirements(&inputs.runtime.source.dependencies, text)?,
         Installer::Npm => normal_package(&inputs.runtime.source.dependencies, text)?,
     };
     if named == 0 {
@@ -154,7 +154,8 @@ fn install(inputs: &Inputs<'_>, text: &str) -> Result<Option<Install>, BadInput>
                 "install".to_owned(),
                 "--target".to_owned(),
                 DEPS.to_owned(),
-                // A source distribution would run its own code, and needs a compiler.
+                // A source distribution would run its own code, and needs a compiler. (One that the
+                // list names by its address is built all the same, in the container.)
                 "--only-binary".to_owned(),
                 ":all:".to_owned(),
                 "--no-input".to_owned(),
@@ -230,7 +231,7 @@ fn install(inputs: &Inputs<'_>, text: &str) -> Result<Option<Install>, BadInput>
 }
 
 /// Without comments, blank lines and space that means nothing; and how many packages it names.
-fn normal_requirements(text: &str) -> (String, usize) {
+fn normal_requirements(file: &str, text: &str) -> Result<(String, usize), BadInput> {
     let mut normal = String::new();
     let mut named = 0;
     for line in text.lines() {
@@ -240,13 +241,19 @@ fn normal_requirements(text: &str) -> (String, usize) {
             _ => line,
         };
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        // In a list it counts more than `--only-binary` on the command line.
+        if line.starts_with("--no-binary") {
+            return Err(BadInput(format!(
+                "{file} asks for source distributions with {line:?}; only wheels are installed"
+            )));
+        }
         if !line.is_empty() {
             named += usize::from(!line.starts_with('-'));
             normal.push_str(&line);
             normal.push('\n');
         }
     }
-    (normal, named)
+    Ok((normal, named))
 }
 
 /// The parts of a package.json that decide what is installed, and how many packages it names.
@@ -391,6 +398,18 @@ mod tests {
                 "{text:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_list_cannot_ask_for_source_distributions() {
+        let error = made(
+            "python3.11",
+            "main",
+            Some("idna\n --no-binary=:all:\n"),
+            &[],
+        );
+        let error = error.expect_err("refused").0;
+        assert!(error.starts_with("requirements.txt asks for"), "{error}");
     }
 
     #[test]

@@ -217,6 +217,43 @@ async fn what_is_too_large_is_refused_with_both_sizes() {
 }
 
 #[tokio::test]
+async fn a_build_that_writes_without_end_is_ended_and_cleared_away() {
+    let bench = bench(Limits {
+        bytes: 1 << 20,
+        ..Limits::default()
+    });
+    let gate = coracle_driver::fake::Gate::closed();
+    bench.says("", SandboxExit::Exited(0));
+    // It would go on for ever; what it has written so far is there already.
+    bench.sandbox.push(FakeRun {
+        gate: Some(gate),
+        ..FakeRun::default()
+    });
+    let sandbox = bench.sandbox.clone();
+    let writing = async {
+        let mount = loop {
+            match sandbox.jobs().get(1) {
+                Some(job) => break job.mounts[0].source.clone(),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        fs::write(mount.join("tmp/big"), vec![1; 5 << 20]).unwrap();
+    };
+    let ((built, _), ()) = tokio::join!(
+        bench.build(request("python3.11", "x", Some("big"))),
+        writing
+    );
+    let error = built.expect_err("too much");
+    assert_eq!(error.sentence(), "the build wrote more than 4 MiB");
+    assert!(!error.is_platform());
+    assert_eq!(bench.workspaces(), 0);
+    let trash = bench.temp.path().join("builds/trash");
+    while fs::read_dir(&trash).unwrap().count() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_host_without_pip_is_told_which_package_has_it() {
     let mut bench = bench(Limits::default());
     bench.builder.config.wheels = bench.temp.path().join("no-wheels");
