@@ -17,6 +17,7 @@ use crate::{
     error::CliError,
     settings::Settings,
 };
+use signals::Signals;
 
 /// How long loops may take to end once nothing is left for them to do.
 const END_GRACE: Duration = Duration::from_secs(5);
@@ -40,8 +41,9 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         let fresh_token = controller.bootstrap().await?;
         announce(&data, &gateway.server_file(admin_address), fresh_token);
         // Requests that are under way need the agent and the controller until they end.
-        gateway.run(signals).await?;
-        end(rest).await
+        let served = gateway.run(signals, &rest).await;
+        end(rest).await;
+        served
     })
 }
 
@@ -53,15 +55,16 @@ pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
         let data = DataDir::open(&settings.data, None)?;
         let mut admin = Admin::install()?;
         let controller = controller::build(settings, &data, vec![listen], &mut admin).await?;
-        let mut signals = signals::watch()?;
+        let signals = signals::watch()?;
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         controller.spawn(&rest);
         if let Some(token) = controller.bootstrap().await? {
             announce_token(&data, &token);
         }
-        signals.first().await;
-        end(rest).await
+        let outcome = until_stopped(signals, &rest).await;
+        end(rest).await;
+        outcome
     })
 }
 
@@ -80,12 +83,13 @@ pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
         }
         let mut admin = Admin::install()?;
         let agent = agent::build(settings, &data, &cluster, controllers, &mut admin).await?;
-        let mut signals = signals::watch()?;
+        let signals = signals::watch()?;
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         agent.spawn(&rest);
-        signals.first().await;
-        end(rest).await
+        let outcome = until_stopped(signals, &rest).await;
+        end(rest).await;
+        outcome
     })
 }
 
@@ -98,8 +102,9 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
         let rest = Shutdown::new();
         let admin_address = admin.serve(settings.admin, &rest).await?;
         data.write_server_file(&gateway.server_file(admin_address))?;
-        gateway.run(signals).await?;
-        end(rest).await
+        let served = gateway.run(signals, &rest).await;
+        end(rest).await;
+        served
     })
 }
 
@@ -130,13 +135,27 @@ where
         .block_on(role(settings))
 }
 
-async fn end(rest: Shutdown) -> Result<(), CliError> {
+/// Waits for a signal. A part that ends before one has failed, and with it the process: one that
+/// stayed would answer nothing and look alive to whatever would start it again.
+async fn until_stopped(signals: Signals, rest: &Shutdown) -> Result<(), CliError> {
+    let stop = Shutdown::new();
+    signals.drive(stop.clone());
+    tokio::select! {
+        () = stop.requested() => Ok(()),
+        () = rest.requested() => Err(ended_by_itself()),
+    }
+}
+
+fn ended_by_itself() -> CliError {
+    CliError::Failed("a part of the server ended by itself; the log says why".into())
+}
+
+async fn end(rest: Shutdown) {
     rest.request();
     if !rest.finished(END_GRACE).await {
         tracing::warn!("some tasks had not ended after {END_GRACE:?}");
     }
     tracing::info!("stopped; instances go on and are adopted by the next start");
-    Ok(())
 }
 
 fn announce(data: &DataDir, server: &ServerFile, fresh_token: Option<String>) {
@@ -158,4 +177,18 @@ fn announce_token(data: &DataDir, token: &str) {
         "admin token (shown this once; kept in {}): {token}",
         data.path().join(crate::data::TOKEN_FILE).display()
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_ends_the_server_with_an_error() {
+        let rest = Shutdown::new();
+        let waiting = until_stopped(signals::watch().unwrap(), &rest);
+        rest.request();
+        let outcome = tokio::time::timeout(END_GRACE, waiting).await.unwrap();
+        assert!(matches!(outcome, Err(CliError::Failed(_))));
+    }
 }

@@ -1,6 +1,6 @@
 //! The gateway's part of a server.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, pin::pin};
 
 use coracle_base::{Address, Shutdown};
 use coracle_gateway::{Config, Gateway, Handle};
@@ -54,13 +54,19 @@ impl Role {
         }
     }
 
-    /// Serves until a signal, then drains.
-    pub(super) async fn run(self, signals: Signals) -> Result<(), CliError> {
+    /// Serves until a signal, or until the rest of the server ends by itself, then drains.
+    pub(super) async fn run(self, signals: Signals, rest: &Shutdown) -> Result<(), CliError> {
         let shutdown = Shutdown::new();
         signals.drive(shutdown.clone());
-        self.0
-            .run(shutdown)
-            .await
-            .map_err(|error| CliError::failed("gateway", error))
+        let mut serving = pin!(self.0.run(shutdown.clone()));
+        let failed = |error| CliError::failed("gateway", error);
+        tokio::select! {
+            served = &mut serving => served.map_err(failed),
+            () = rest.requested() => {
+                shutdown.request();
+                serving.await.map_err(failed)?;
+                Err(super::ended_by_itself())
+            }
+        }
     }
 }

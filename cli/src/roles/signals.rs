@@ -22,16 +22,11 @@ pub(super) fn watch() -> Result<Signals, CliError> {
 }
 
 impl Signals {
-    /// Waits for the first signal. From then on a second one ends the process.
-    pub(super) async fn first(&mut self) {
-        self.next().await;
-        tracing::info!("stopping; a second signal stops at once");
-    }
-
     /// Requests the shutdown at the first signal and ends the process at the second.
     pub(super) fn drive(mut self, shutdown: Shutdown) {
         tokio::spawn(async move {
-            self.first().await;
+            self.next().await;
+            tracing::info!("stopping; a second signal stops at once");
             shutdown.request();
             self.next().await;
             tracing::warn!("stopped at once by a second signal");
