@@ -90,6 +90,15 @@ impl DataDir {
         &self.path
     }
 
+    /// A directory below, with this mode also when it was there before with another.
+    pub(crate) fn folder(&self, name: &str, mode: u32) -> Result<PathBuf, CliError> {
+        let path = self.path.join(name);
+        fs::create_dir_all(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
+            .map_err(|e| CliError::Failed(format!("cannot prepare {}: {e}", path.display())))?;
+        Ok(path)
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -166,6 +175,20 @@ pub(crate) fn random_hex<const N: usize>() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_closed_also_when_they_were_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), None).unwrap();
+        fs::create_dir(dir.path().join("controller")).unwrap();
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path().join("controller"), open).unwrap();
+        for name in ["controller", "agent/logs"] {
+            let path = data.folder(name, 0o700).unwrap();
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{name}");
+        }
+    }
 
     #[test]
     fn identity_and_token_stay_and_the_lock_excludes() {

@@ -43,9 +43,14 @@ pub(super) async fn build(
     let shims = data.path().join("shims");
     write_shims(&catalog, &shims, coracle_init::INIT).map_err(|e| fail("shims")(&e))?;
     let clock = Arc::new(SystemClock);
-    let folder = data.path().join("agent");
-    let logs = LogStore::open(folder.join("logs"), LogLimits::default(), clock.clone())
-        .map_err(|e| fail("function logs")(&e))?;
+    // Searchable for containers, as the data directory is; nobody else may list it or read logs.
+    let folder = data.folder("agent", 0o711)?;
+    let logs = LogStore::open(
+        data.folder("agent/logs", 0o700)?,
+        LogLimits::default(),
+        clock.clone(),
+    )
+    .map_err(|e| fail("function logs")(&e))?;
     let logs = Arc::new(logs);
     let driver = ContainerdDriver::start(coracle_containerd::Config {
         data_dir: data.path().to_owned(),

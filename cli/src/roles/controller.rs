@@ -26,7 +26,8 @@ pub(super) async fn build(
 ) -> Result<Role, CliError> {
     let now = Timestamp(SystemClock.now_millis());
     let (token, fresh) = data.admin_token(now)?;
-    let folder = data.path().join("controller");
+    // The log holds functions' variables, and the artifacts their code.
+    let folder = data.folder("controller", 0o700)?;
     let mut config = Config::standalone(folder, data.identity().cluster_id.clone(), listen);
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let scaling = &mut config.planner.scaling;
