@@ -234,6 +234,13 @@ impl Controller {
         if self.core.view().tokens().next().is_some() {
             return Ok(false);
         }
+        self.add_token(token).await?;
+        Ok(true)
+    }
+
+    /// Makes a token beside those that there are, for whoever holds the data directory and lost the
+    /// one that was kept there. May be repeated.
+    pub async fn add_token(&self, token: Token) -> Result<(), BootstrapError> {
         let token = Operation::CreateToken(CreateToken {
             id: token.id,
             description: token.description,
@@ -242,7 +249,7 @@ impl Controller {
             expires_at: token.expires_at,
         });
         self.ensure(fresh_write(), token).await?;
-        Ok(true)
+        Ok(())
     }
 
     async fn ensure(&self, id: WriteId, operation: Operation) -> Result<(), WriteError> {

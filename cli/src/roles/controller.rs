@@ -51,7 +51,11 @@ pub(super) async fn build(
 
 fn ready(controller: &Controller) -> Result<(), String> {
     let status = controller.status();
-    if status.is_ready() { Ok(()) } else { Err(format!("no leader yet: {status:?}")) }
+    if status.is_ready() {
+        Ok(())
+    } else {
+        Err(format!("no leader yet: {status:?}"))
+    }
 }
 
 impl Role {
@@ -65,13 +69,22 @@ impl Role {
         });
     }
 
-    /// Makes sure that the admin token and the default project and namespace exist; the token's
-    /// text if it was made just now.
+    /// Makes sure that the default namespace and the token of the token file exist; the token's text
+    /// if the file was made just now. A token that was deleted does not come back while its file is
+    /// there.
     pub(super) async fn bootstrap(&self) -> Result<Option<String>, CliError> {
-        self.controller
+        let failed = |error| CliError::failed("controller", error);
+        let made = self
+            .controller
             .bootstrap(self.token.clone(), BOOTSTRAP_LIMIT)
             .await
-            .map_err(|error| CliError::failed("controller", error))?;
+            .map_err(failed)?;
+        if !made && self.fresh.is_some() {
+            // The file was lost, and whoever holds the directory holds the cluster.
+            tracing::warn!("the admin token's file was missing; another token was made");
+            let added = self.controller.add_token(self.token.clone()).await;
+            added.map_err(failed)?;
+        }
         Ok(self.fresh.clone())
     }
 }

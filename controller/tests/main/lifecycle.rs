@@ -1,6 +1,8 @@
 //! From a write to what serves, and to what a failed one leaves.
 
-use coracle_model::{ExitReason, InstanceState, Refusal, ScaleBounds, Stage, TaskState};
+use coracle_model::{
+    ExitReason, InstanceState, Refusal, ScaleBounds, Stage, TaskState, Token, TokenId,
+};
 use coracle_proto::v1;
 
 use crate::{agent::Agent, fixture::*};
@@ -232,4 +234,27 @@ async fn a_write_is_applied_once_and_refusals_name_the_field() {
             .unwrap(),
         "there is a token"
     );
+}
+
+#[tokio::test]
+async fn a_lost_admin_token_is_replaced_and_not_by_a_bootstrap() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let another = Token {
+        id: TokenId(uuid::Uuid::from_u128(78)),
+        ..token()
+    };
+    let made = server.controller.bootstrap(another.clone(), PATIENCE).await;
+    assert!(!made.unwrap(), "there is one already");
+    let count = async || {
+        let mut management = server.management();
+        let listed = management.list_tokens(v1::ListTokensRequest {});
+        listed.await.unwrap().into_inner().tokens.len()
+    };
+    assert_eq!(count().await, 1);
+    for _ in 0..2 {
+        server.controller.add_token(another.clone()).await.unwrap();
+        assert_eq!(count().await, 2);
+    }
+    server.stop().await;
 }
