@@ -1,6 +1,10 @@
 //! `coracle runtime`: images on this machine, made ahead of the first deploy that needs them.
 
-use std::{collections::BTreeMap, io::{IsTerminal, Write}, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 use coracle_builder::{ImageStore, Route, image::Mirror};
