@@ -104,6 +104,7 @@ impl ContainerdDriver {
             machine: Arc::clone(&machine),
             pools: Arc::clone(&pools),
             claims: Arc::new(Semaphore::new(config.stems.concurrent_claims.max(1))),
+            starts: Arc::new(Semaphore::new(config.stems.concurrent_claims.max(1))),
         };
         let instances = Arc::<Instances>::default();
         let ends = Ends {

@@ -55,6 +55,11 @@ impl Instance {
         Ok(())
     }
 
+    /// Why it should end, if it was told to.
+    pub(crate) fn stop_asked(&self) -> Option<ExitReason> {
+        self.lock().stop.clone()
+    }
+
     /// The container was of no use; another one may follow.
     pub(crate) fn detach(&self) {
         self.lock().container = None;

@@ -1,10 +1,13 @@
 //! From an order to an instance whose user code answered.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use coracle_driver::{LaunchError, LaunchOrder, Launched, Origin};
 use coracle_model::{ExitReason, Network, Timestamp};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use crate::{
     cgroup::{self, Limits},
@@ -16,11 +19,13 @@ use crate::{
     logs::Owner,
     machine::Machine,
     mount::{self, Claim},
-    stem::{PROCESSES, Pools, Stem, make_apart},
+    stem::{Busy, PROCESSES, Pools, Stem, make_apart},
 };
 
 /// Stems that may turn out dead before a fresh container is made.
 const STEM_TRIES: usize = 3;
+/// How long code that is being loaded holds up other claims.
+const TURN: Duration = Duration::from_millis(50);
 
 /// What a launch needs beside the order.
 #[derive(Debug)]
@@ -29,6 +34,15 @@ pub(crate) struct Launcher {
     pub(crate) pools: Arc<Pools>,
     /// Bounds claims at once.
     pub(crate) claims: Arc<Semaphore>,
+    /// Bounds containers that are made at once for orders that found no stem. Apart from the
+    /// claims, which take a thousandth of the time and are not to wait behind them.
+    pub(crate) starts: Arc<Semaphore>,
+}
+
+/// A place among the claims, and the reason why pools are not refilled meanwhile.
+struct Turn {
+    _place: OwnedSemaphorePermit,
+    _busy: Busy,
 }
 
 impl Launcher {
@@ -40,18 +54,16 @@ impl Launcher {
         instance: &Instance,
     ) -> Result<(Launched, Arc<Container>), LaunchError> {
         let began = Instant::now();
-        let _busy = self.pools.busy();
-        let _turn = self
-            .claims
-            .acquire()
-            .await
-            .map_err(|e| LaunchError::platform("queue", e))?;
-
         for _ in 0..STEM_TRIES {
+            let turn = self.turn().await?;
+            refuse_stopped(instance)?;
             let Some(stem) = self.pools.take(&order.spec.runtime, &order.rootfs) else {
                 break;
             };
-            match self.claim(order, stem, instance, Origin::Stem, began).await {
+            match self
+                .claim(order, stem, instance, Origin::Stem, began, turn)
+                .await
+            {
                 Err(Failure::DeadStem) => {}
                 Err(Failure::Launch(error)) => return Err(error),
                 Ok(launched) => return Ok(launched),
@@ -60,11 +72,17 @@ impl Launcher {
         // With the order's own memory, so that nothing needs raising; but never less than the
         // shim needs to say that it is too little.
         let memory = order.spec.memory.max(command.min_memory);
-        let stem = make_apart(&self.machine, command, &order.rootfs, memory)
-            .await
-            .map_err(|error| LaunchError::platform("start a container", error))?;
+        let stem = {
+            let _busy = self.pools.busy();
+            let _place = place(&self.starts).await?;
+            refuse_stopped(instance)?;
+            make_apart(&self.machine, command, &order.rootfs, memory)
+                .await
+                .map_err(|error| LaunchError::platform("start a container", error))?
+        };
+        let turn = self.turn().await?;
         match self
-            .claim(order, stem, instance, Origin::Scratch, began)
+            .claim(order, stem, instance, Origin::Scratch, began, turn)
             .await
         {
             Ok(launched) => Ok(launched),
@@ -76,6 +94,14 @@ impl Launcher {
         }
     }
 
+    async fn turn(&self) -> Result<Turn, LaunchError> {
+        let busy = self.pools.busy();
+        Ok(Turn {
+            _place: place(&self.claims).await?,
+            _busy: busy,
+        })
+    }
+
     /// Gives a stem its function. Whatever goes wrong, the stem is used up.
     async fn claim(
         &self,
@@ -84,13 +110,14 @@ impl Launcher {
         instance: &Instance,
         origin: Origin,
         began: Instant,
+        turn: Turn,
     ) -> Result<(Launched, Arc<Container>), Failure> {
         if let Err(reason) = instance.attach(&stem.container) {
             stem.container.kill(reason.clone());
             stem.container.gone().await;
             return Err(Failure::Launch(LaunchError::Function(reason)));
         }
-        let claimed = self.give(order, &mut stem, origin, began).await;
+        let claimed = self.give(order, &mut stem, origin, began, turn).await;
         match claimed {
             Ok(launched) => Ok((launched, stem.container)),
             Err(failure) => {
@@ -109,6 +136,7 @@ impl Launcher {
         stem: &mut Stem,
         origin: Origin,
         began: Instant,
+        turn: Turn,
     ) -> Result<Launched, Failure> {
         let spec = &order.spec;
         let container = &stem.container;
@@ -161,7 +189,8 @@ impl Launcher {
         let message = frames::claim_message(spec, order.dependencies.is_some());
         let init_began = Instant::now();
         let answer = frames::claim(&mut stem.connection, &message);
-        let answered = tokio::time::timeout(spec.init_timeout.duration(), answer).await;
+        let answer = tokio::time::timeout(spec.init_timeout.duration(), answer);
+        let answered = give_way(answer, turn).await;
         let reason = match answered {
             Ok(Ok(Claimed::Ready)) => {
                 self.label(order, stem);
@@ -183,7 +212,7 @@ impl Launcher {
     }
 
     async fn why_broken(&self, stem: &Stem, error: &io::Error) -> ExitReason {
-        let patience = std::time::Duration::from_secs(2);
+        let patience = Duration::from_secs(2);
         match tokio::time::timeout(patience, stem.container.gone()).await {
             Ok(reason) => reason,
             Err(_) => ExitReason::InitFailed {
@@ -224,6 +253,29 @@ impl Launcher {
             }
         });
     }
+}
+
+async fn place(among: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LaunchError> {
+    let place = Arc::clone(among).acquire_owned().await;
+    place.map_err(|error| LaunchError::platform("queue", error))
+}
+
+/// Before a container is used up for it.
+fn refuse_stopped(instance: &Instance) -> Result<(), LaunchError> {
+    instance
+        .stop_asked()
+        .map_or(Ok(()), |reason| Err(LaunchError::Function(reason)))
+}
+
+/// Loading code is the function's own time, up to its init timeout: only the first moments of it,
+/// in which most are done, hold a place that other functions wait for.
+async fn give_way<T>(loading: impl Future<Output = T>, turn: Turn) -> T {
+    tokio::pin!(loading);
+    if let Ok(done) = tokio::time::timeout(TURN, &mut loading).await {
+        return done;
+    }
+    drop(turn);
+    loading.await
 }
 
 enum Failure {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_driver::{Exit, InstanceDriver, LaunchError, Origin, Stop};
-use coracle_model::{ExitReason, Handler, LogStream, Memory, Timeout};
+use coracle_model::{Convention, ExitReason, Handler, LogStream, Memory, Timeout};
 use tokio::time::timeout;
 
 use crate::harness::{Host, PATIENCE, ask, invoke, timed, until};
@@ -297,6 +297,47 @@ async fn many_come_and_go_at_once() {
         .collect();
     for worker in workers {
         worker.await.expect("no launch failed");
+    }
+    host.finish(driver).await;
+}
+
+#[tokio::test]
+async fn code_that_hangs_while_it_loads_holds_up_nobody_else() {
+    let host = Host::new();
+    let driver = host.start().await;
+    let mut hanging = Vec::new();
+    host.stems(&driver, 5);
+    host.wait_for_stems(&driver, 5).await;
+    // As many as may be claimed at once.
+    for _ in 0..4 {
+        let mut spec = host.spec();
+        spec.handler = Handler::new("hangs", Convention::Http).expect("a handler");
+        spec.init_timeout = Timeout::from_secs(120).expect("in bounds");
+        let (driver, order) = (driver.clone(), host.order(spec.clone()));
+        hanging.push((
+            spec.id,
+            tokio::spawn(async move { driver.launch(order).await }),
+        ));
+    }
+    until("claims", || match driver.stems().values().sum::<u32>() {
+        1 => Ok(()),
+        have => Err(format!("{have} stems")),
+    })
+    .await;
+
+    let order = host.order(host.spec());
+    let launched = timeout(PATIENCE, driver.launch(order)).await;
+    let launched = launched.expect("not held up").expect("launched");
+    assert_eq!(launched.origin, Origin::Stem);
+    // And the pool is filled again meanwhile.
+    host.wait_for_stems(&driver, 5).await;
+    for (id, launch) in hanging {
+        driver.stop(id, Stop::DeadlinePassed).await.expect("gone");
+        let error = launch.await.expect("no panic").expect_err("it was ended");
+        assert!(
+            matches!(error, LaunchError::Function(ExitReason::TimedOut)),
+            "{error:?}"
+        );
     }
     host.finish(driver).await;
 }
