@@ -66,20 +66,22 @@ pub(crate) fn subnet(cluster: &ClusterId, routes: &[Route]) -> Option<Ipv4Addr> 
         .map(Ipv4Addr::from)
 }
 
-/// The name servers that containers can reach: loopback ones are the host's own.
+/// The name servers that containers can reach: loopback ones are the host's own, and containers
+/// have no IPv6.
 pub(crate) fn resolvers(resolv_conf: &str) -> Vec<IpAddr> {
     resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|rest| rest.split_whitespace().next()?.parse::<IpAddr>().ok())
-        .filter(|address| !address.is_loopback())
+        .filter(|address| address.is_ipv4() && !address.is_loopback())
         .collect()
 }
 
 /// What containers find at `/etc/resolv.conf`.
 pub(crate) fn resolv_conf(resolvers: &[IpAddr]) -> String {
     let mut text = String::new();
-    for address in resolvers.iter().take(3) {
+    let reachable = resolvers.iter().filter(|address| address.is_ipv4());
+    for address in reachable.take(3) {
         let _ = writeln!(text, "nameserver {address}");
     }
     text.push_str("options timeout:2 attempts:2\n");
@@ -127,6 +129,9 @@ pub(crate) fn rules(
         cluster.chain("NAT"),
     );
     let mut text = format!("*filter\n:{input} - [0:0]\n:{forward} - [0:0]\n");
+    // First, so that no policy can open a way between containers. As bridge ports they are isolated
+    // already; this closes the way over the host's own address.
+    let _ = writeln!(text, "-A {forward} -i {bridge} -o {bridge} -j DROP");
     for address in resolvers.iter().filter(|address| address.is_ipv4()) {
         for protocol in ["udp", "tcp"] {
             for chain in [&input, &forward] {
@@ -208,8 +213,13 @@ other\t00044064\t00000000\t0001\t0\t0\t0\t00FCFFFF\t0\t0\t0\n";
 
     #[test]
     fn loopback_resolvers_are_of_no_use() {
-        let text = "search x\nnameserver 127.0.0.53\nnameserver 10.0.0.2 \n# nameserver 1.1.1.1\n";
+        let text = "search x\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\n\
+                    nameserver 2001:db8::53\nnameserver 10.0.0.2 \n# nameserver 1.1.1.1\n";
         assert_eq!(resolvers(text), [IpAddr::from([10, 0, 0, 2])]);
+        let configured: Vec<IpAddr> = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "10.0.0.3"]
+            .map(|address| address.parse().expect("an address"))
+            .into();
+        assert!(resolv_conf(&configured).starts_with("nameserver 10.0.0.3\n"));
         assert!(resolv_conf(&resolvers(text)).starts_with("nameserver 10.0.0.2\n"));
     }
 
@@ -220,7 +230,7 @@ other\t00044064\t00000000\t0001\t0\t0\t0\t00FCFFFF\t0\t0\t0\n";
             Ipv4Addr::new(100, 64, 4, 0),
             &[IpAddr::from([10, 0, 0, 2])],
             &EgressPolicy {
-                allow: vec!["10.9.0.0/16".into()],
+                allow: vec!["10.9.0.0/16".into(), "0.0.0.0/0".into()],
                 ..Default::default()
             },
         );
@@ -232,6 +242,8 @@ other\t00044064\t00000000\t0001\t0\t0\t0\t00FCFFFF\t0\t0\t0\n";
         assert!(
             at(&format!("{forward} -d 10.0.0.2 -p udp")) < at(&format!("{forward} -d 10.0.0.0/8"))
         );
+        let between = format!("{forward} -o cor0123abcd -j DROP");
+        assert!(at(&between) < at(&format!("{forward} -d 0.0.0.0/0 -j ACCEPT")));
         assert!(at("-d 10.9.0.0/16 -j ACCEPT") < at("-d 10.0.0.0/8 -j REJECT"));
         assert!(at("-d 169.254.0.0/16 -j REJECT") < at(&format!("{forward} -j ACCEPT")));
         assert!(at("-A CORACLE-0123abcd-IN -j DROP") > 0);

@@ -85,7 +85,7 @@ impl Network {
         } else {
             configured.to_vec()
         };
-        if resolvers.is_empty() {
+        if !resolvers.iter().any(IpAddr::is_ipv4) {
             return Err(Error::NoResolver);
         }
 
