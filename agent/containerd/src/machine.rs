@@ -75,6 +75,8 @@ pub(crate) struct Machine {
     /// Containers that this process makes, runs or removes; all others of the namespace are
     /// leftovers.
     live: Mutex<HashSet<String>>,
+    /// Cancelled once it is known what an earlier process left.
+    pub(crate) adopted: CancellationToken,
     /// The driver was dropped: containers run on, and nothing here touches them any more.
     pub(crate) closed: CancellationToken,
 }
@@ -129,6 +131,7 @@ impl Machine {
             clock: Arc::clone(&config.clock),
             logs: Arc::clone(&config.logs),
             live: Mutex::default(),
+            adopted: CancellationToken::new(),
             closed: CancellationToken::new(),
         };
         let path = machine.resolv_conf();

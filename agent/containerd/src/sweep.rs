@@ -42,8 +42,12 @@ impl ContainerdDriver {
                 survivors.push(survivor);
             }
         }
-        // What is not adopted is not live, and so a leftover.
-        machine.sweep().await?;
+        // What is not adopted is not live, and so a leftover. An error is made up for by the next
+        // sweep: given back, it would have the caller ask again, and be told of nobody any more.
+        if let Err(error) = machine.sweep().await {
+            tracing::warn!(error = %chain(&error), "cannot remove leftovers yet");
+        }
+        machine.adopted.cancel();
         Ok(survivors)
     }
 
@@ -133,8 +137,10 @@ impl Machine {
 }
 
 /// Looks for leftovers now and then: a removal that failed because containerd was away is made up
-/// for here. The first time is adoption's.
+/// for here. The first time is adoption's, and before that nothing is a leftover: while containerd
+/// cannot be asked, what an earlier process left is not known yet.
 pub(crate) async fn repeat(machine: Arc<Machine>) {
+    machine.adopted.cancelled().await;
     loop {
         tokio::time::sleep(EVERY).await;
         if let Err(error) = machine.sweep().await {
