@@ -206,10 +206,7 @@ async fn a_killed_agent_leaves_its_instances_to_the_next() {
         survivors.len(),
         "nothing but instances is left: {left:?}"
     );
-    let run = std::fs::read_dir(host.path("data/run"))
-        .expect("there")
-        .flatten();
-    assert_eq!(run.filter(|e| e.path().is_dir()).count(), survivors.len());
+    assert_eq!(host.container_dirs(), survivors.len());
     driver
         .stop(survivors[0].id, Stop::DeadlinePassed)
         .await

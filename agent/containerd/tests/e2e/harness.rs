@@ -242,6 +242,15 @@ impl Host {
         run("ctr", &args).lines().map(str::to_owned).collect()
     }
 
+    /// Directories of containers; others in there are the driver's own.
+    pub(crate) fn container_dirs(&self) -> usize {
+        let entries = fs::read_dir(self.path("data/run")).expect("there");
+        entries
+            .flatten()
+            .filter(|entry| entry.file_name().len() == 12 && entry.path().is_dir())
+            .count()
+    }
+
     pub(crate) fn assert_clean(&self) {
         let id = self.cluster.to_string();
         let contains = |text: &str, what: &str| assert!(!text.contains(&id), "{what}: {text}");
