@@ -31,7 +31,8 @@ impl fmt::Debug for Api {
 
 impl Api {
     /// Writes once. `words` translates the model's field names into the caller's. An unknown outcome
-    /// is asked again under the same id, which cannot apply twice.
+    /// is asked again under the same id, which cannot apply twice; what the second asking does not
+    /// answer stays unknown, since the first may have been applied.
     pub(crate) async fn write(
         &self,
         operation: Operation,
@@ -39,7 +40,12 @@ impl Api {
     ) -> Result<(), Failure> {
         let id = WriteId(self.env.fresh_uuid());
         let result = match self.port.write(id, operation.clone()).await {
-            Err(PortError::Unknown(_)) => self.port.write(id, operation).await,
+            Err(PortError::Unknown(_)) => match self.port.write(id, operation).await {
+                Err(PortError::Unavailable(detail) | PortError::Internal(detail)) => {
+                    Err(PortError::Unknown(detail))
+                }
+                answered => answered,
+            },
             other => other,
         };
         result.map_err(|error| Failure::from_port(error, words))

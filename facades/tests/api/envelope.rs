@@ -205,6 +205,24 @@ async fn our_own_failures_say_nothing_of_their_insides() {
     }
 }
 
+/// "Nothing was changed" would be a guess: the first asking may have been applied.
+#[tokio::test]
+async fn an_unknown_outcome_stays_unknown_when_nobody_answers_the_second_time() {
+    let server = gcore::server().await;
+    for second in [
+        PortError::Unavailable("election".to_owned()),
+        PortError::Internal("nonsense".to_owned()),
+    ] {
+        server.fail_next(PortError::Unknown("the leader went away".to_owned()));
+        server.fail_next(second);
+        let answer = server
+            .post(gcore::NAMESPACES, json!({"name": "another"}))
+            .await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.json()["code"], "outcome_unknown");
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_outcome_is_asked_again_under_the_same_id() {
     let server = gcore::server().await;
