@@ -128,27 +128,28 @@ pub(crate) struct Page {
     pub(crate) search: Option<String>,
 }
 
-/// The bounds are Gcore's; the native API has taken them over.
+/// Gcore's; the native API has taken it over.
 const LIMIT_MAX: u64 = 1_000;
-const SEARCH_MAX_CHARS: usize = 26;
 
 impl Page {
     pub(crate) const PARAMS: [&str; 4] = ["limit", "offset", "order_by", "search"];
 
+    /// `name_max`: the longest name that the API knows, and so the longest part of one.
     pub(crate) fn parse(
         params: &Params,
         default: Order,
         keys: &[OrderKey],
+        name_max: usize,
     ) -> Result<Self, Failure> {
         let search = params.get("search").map(str::to_owned);
         let fit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if search
             .as_ref()
-            .is_some_and(|s| s.len() > SEARCH_MAX_CHARS || !s.bytes().all(fit))
+            .is_some_and(|s| s.len() > name_max || !s.bytes().all(fit))
         {
             return Err(Failure::invalid(
                 "search",
-                format_args!("must be 1 to {SEARCH_MAX_CHARS} characters of a-z, 0-9 and '-'"),
+                format_args!("must be 1 to {name_max} characters of a-z, 0-9 and '-'"),
             ));
         }
         let limit = params.integer("limit", LIMIT_MAX, 1..=LIMIT_MAX)?;
@@ -251,7 +252,7 @@ mod tests {
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
         );
-        let page = Page::parse(&params, NEWEST, &[OrderKey::Name, OrderKey::CreatedAt])
+        let page = Page::parse(&params, NEWEST, &[OrderKey::Name, OrderKey::CreatedAt], 26)
             .expect("a good page");
         let (count, items) = page.apply(vec![Item("ab", 1), Item("b", 3), Item("a", 2)]);
         let names: Vec<_> = items.iter().map(|item| item.0).collect();
@@ -285,7 +286,7 @@ mod tests {
             ("search", "aaaaaaaaaaaaaaaaaaaaaaaaaaa"),
         ] {
             let params = Params(vec![(name.into(), value.into())]);
-            let error = Page::parse(&params, NEWEST, &[OrderKey::Name]).expect_err(value);
+            let error = Page::parse(&params, NEWEST, &[OrderKey::Name], 26).expect_err(value);
             assert_eq!(error.field.as_deref(), Some(name));
         }
     }

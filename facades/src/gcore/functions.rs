@@ -125,6 +125,7 @@ pub(super) async fn list(
         &params,
         NEWEST_FIRST,
         &[OrderKey::Name, OrderKey::CreatedAt],
+        map::NAME_MAX,
     )?;
     let namespace = namespaces::find(&api, &scope).await?;
     let views = api

@@ -99,7 +99,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Json<wire::List<wire::Key>>, Failure> {
     let orders = [OrderKey::Name, OrderKey::CreatedAt, OrderKey::Expire];
-    let page = Page::parse(&params, NEWEST_FIRST, &orders)?;
+    let page = Page::parse(&params, NEWEST_FIRST, &orders, map::NAME_MAX)?;
     let now = api.env.now();
     let mut keys = api.port.keys(scope.project.id).await?;
     if params.get("expire_in").is_some() {

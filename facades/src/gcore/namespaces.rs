@@ -105,6 +105,7 @@ pub(super) async fn list(
         &params,
         NEWEST_FIRST,
         &[OrderKey::Name, OrderKey::CreatedAt],
+        map::NAME_MAX,
     )?;
     let (count, shown) = page.apply(api.port.namespaces(scope.project.id).await?);
     let mut functions: HashMap<NamespaceId, Vec<FunctionView>> = HashMap::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, body::Body, extract::State};
 use coracle_model::{
-    Digest, FunctionId, FunctionRef, KeyName, NamespaceName, Operation, ProjectId, Source,
+    Digest, FunctionId, FunctionRef, KeyName, NamespaceName, Operation, ProjectId, Source, limits,
     query::FunctionView,
 };
 use http::StatusCode;
@@ -46,7 +46,7 @@ async fn page_of(
     params: &Params,
 ) -> Result<Json<wire::List<wire::Function>>, Failure> {
     params.only(&Page::PARAMS)?;
-    let page = Page::parse(params, BY_NAME, &ORDERS)?;
+    let page = Page::parse(params, BY_NAME, &ORDERS, limits::NAME_MAX)?;
     let views = api
         .port
         .functions(project, namespace.map(NamespaceName::as_str))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, body::Body, extract::State};
 use coracle_model::{
-    FunctionKey, FunctionRef, KeyId, KeyName, Operation, ProjectId, SecretHash,
+    FunctionKey, FunctionRef, KeyId, KeyName, Operation, ProjectId, SecretHash, limits,
     operation::{CreateKey, UpdateKey},
 };
 use http::StatusCode;
@@ -63,7 +63,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Json<wire::List<wire::Key>>, Failure> {
     params.only(&Page::PARAMS)?;
-    let page = Page::parse(&params, BY_NAME, &ORDERS)?;
+    let page = Page::parse(&params, BY_NAME, &ORDERS, limits::NAME_MAX)?;
     let (count, shown) = page.apply(api.port.keys(scope.project.id).await?);
     let items = shown.iter().map(|key| view(&api, &scope, key)).collect();
     Ok(Json(wire::List { count, items }))

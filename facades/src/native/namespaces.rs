@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, body::Body, extract::State};
 use coracle_model::{
-    Env, Namespace, NamespaceId, NamespaceName, Operation, ProjectId,
+    Env, Namespace, NamespaceId, NamespaceName, Operation, ProjectId, limits,
     operation::{CreateNamespace, UpdateNamespace},
 };
 use http::StatusCode;
@@ -55,7 +55,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Json<wire::List<wire::Namespace>>, Failure> {
     params.only(&Page::PARAMS)?;
-    let page = Page::parse(&params, BY_NAME, &ORDERS)?;
+    let page = Page::parse(&params, BY_NAME, &ORDERS, limits::NAME_MAX)?;
     let (count, shown) = page.apply(api.port.namespaces(scope.project.id).await?);
     let items = shown
         .iter()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, body::Body, extract::State};
 use coracle_model::{
-    Operation, Project, ProjectName, SecretHash, Timestamp, Token, TokenId, TokenRole,
+    Operation, Project, ProjectName, SecretHash, Timestamp, Token, TokenId, TokenRole, limits,
     operation::CreateToken,
 };
 use http::StatusCode;
@@ -57,7 +57,7 @@ pub(super) async fn list_projects(
     params: Params,
 ) -> Result<Json<wire::List<wire::Project>>, Failure> {
     params.only(&Page::PARAMS)?;
-    let page = Page::parse(&params, BY_NAME, &ORDERS)?;
+    let page = Page::parse(&params, BY_NAME, &ORDERS, limits::NAME_MAX)?;
     let mut projects = api.port.projects().await?;
     projects.retain(|project| caller.principal.may(Right::Project(project.id)));
     let (count, shown) = page.apply(projects);

@@ -684,6 +684,8 @@ async fn gcore_bad_queries() {
             ("order_by=id.asc", Some("order_by")),
             ("search=ab-1", None),
             ("search=A", Some("search")),
+            ("search=aaaaaaaaaaaaaaaaaaaaaaaaaa", None),
+            ("search=aaaaaaaaaaaaaaaaaaaaaaaaaaa", Some("search")),
             ("limit=", None),
         ] {
             let answer = server.get(&format!("{path}?{query}")).await;

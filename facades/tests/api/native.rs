@@ -147,6 +147,11 @@ async fn lists_leave_texts_out() {
         (native::FUNCTIONS.to_owned(), 1),
         (format!("{other}/other/functions"), 0),
         (format!("{}?search=none", native::FUNCTIONS), 0),
+        // As long as a name may be.
+        (
+            format!("{}?search={}", native::FUNCTIONS, "x".repeat(63)),
+            0,
+        ),
     ] {
         let list = server.get(&path).await.ok();
         assert_eq!(list["count"], count, "{path}");

@@ -10,7 +10,7 @@ use super::super::wire;
 use crate::{api::check_chars, body::Object};
 
 /// Gcore's names are shorter than the model's.
-const NAME_MAX: usize = 26;
+pub(crate) const NAME_MAX: usize = 26;
 const TIMEOUT_MAX_SECS: i64 = 180;
 /// Written when the client's own words cannot be had back from the model's values.
 pub(crate) const TIMEOUT: &str = "gcore/timeout";

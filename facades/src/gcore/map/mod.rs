@@ -7,5 +7,7 @@ mod view;
 
 pub(super) use change::change;
 pub(super) use create::{NewFunction, made_by};
-pub(super) use fields::{description, envs, expire, immutable, key_functions, name, words};
+pub(super) use fields::{
+    NAME_MAX, description, envs, expire, immutable, key_functions, name, words,
+};
 pub(super) use view::{function, key, log_entry, namespace, task, task_state, task_type};
