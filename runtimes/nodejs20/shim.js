@@ -149,7 +149,7 @@ class Request {
     this.target = text[2];
     const headers = {};
     for (let i = 3; i + 1 < text.length; i += 2) {
-      const name = text[i], before = headers[name];
+      const name = text[i], before = Object.hasOwn(headers, name) ? headers[name] : undefined;
       headers[name] =
         before === undefined ? text[i + 1] : before + (name === 'cookie' ? '; ' : ', ') + text[i + 1];
     }
@@ -339,7 +339,11 @@ function gatewayEvent(request, body, fn) {
   const encoded = typeof text !== 'string';
   if (encoded) text = body.toString('base64');
   const many = {};
-  for (const [name, value] of new URLSearchParams(request.queryString)) (many[name] ??= []).push(value);
+  for (const [name, value] of new URLSearchParams(request.queryString)) {
+    // Not by assignment: a caller may choose a name that every object has, such as `constructor`.
+    if (Object.hasOwn(many, name)) many[name].push(value);
+    else Object.defineProperty(many, name, { value: [value], enumerable: true, configurable: true, writable: true });
+  }
   return {
     resource: '/',
     path: request.path,

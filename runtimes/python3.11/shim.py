@@ -1173,7 +1173,12 @@ class Acceptors:
     def start_one(self):
         with self.lock:
             self.idle += 1
-        _thread.start_new_thread(self.run, ())
+        try:
+            _thread.start_new_thread(self.run, ())
+        except RuntimeError:
+            # The function has used up its threads. Whoever serves now accepts again afterwards.
+            with self.lock:
+                self.idle -= 1
 
     def run(self):
         while True:

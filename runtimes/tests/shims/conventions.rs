@@ -96,6 +96,25 @@ fn cases() -> Vec<Case> {
             ),
         },
         Case {
+            name: "names that a caller chose and every object has",
+            convention: "scaleway",
+            python: "def main(event):\n    return [event['queryStringParameters'], event['multiValueQueryStringParameters'], event['headers']['constructor']]\n",
+            node: "exports.main = (event) => [event.queryStringParameters, event.multiValueQueryStringParameters, event.headers.constructor];",
+            request: (
+                "GET",
+                "/?constructor=1&toString=2&__proto__=3&__proto__=4",
+                &[("constructor", "h")],
+                b"",
+            ),
+            status: 200,
+            headers: &[],
+            body: Body::Json(json!([
+                {"constructor": "1", "toString": "2", "__proto__": "4"},
+                {"constructor": ["1"], "toString": ["2"], "__proto__": ["3", "4"]},
+                "h",
+            ])),
+        },
+        Case {
             name: "scaleway event and answer",
             convention: "scaleway",
             python: "def main(event, context):\n    return {'statusCode': 202, 'headers': {'X-Fn': context['functionName']}, 'body': {'m': event['httpMethod'], 'p': event['path'], 'q': event['queryStringParameters'], 'b': event['body'], 'e': event['isBase64Encoded'], 'mem': context['memoryLimitInMb']}}\n",

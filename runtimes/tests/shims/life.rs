@@ -245,6 +245,20 @@ fn broken_peers_lose_their_connection_and_nothing_else(language: Language) {
     connection.expect(FAILED);
 }
 
+/// Only Python's serves each connection on a thread.
+#[test]
+fn a_function_that_used_up_its_threads_is_still_reached() {
+    let code = "import _thread\ndef refuse(*_):\n    raise RuntimeError(\"can't start new thread\")\n\
+                def main(request):\n    _thread.start_new_thread = refuse\n    return 'ok'\n";
+    let shim = Shim::ready(Language::Python, code, Claim::of("http"));
+    let mut first = shim.connect();
+    // More than the threads that wait in accept.
+    for _ in 0..5 {
+        assert_eq!(first.call("GET", "/", &[], b"").text(), "ok");
+        assert_eq!(shim.connect().call("GET", "/", &[], b"").text(), "ok");
+    }
+}
+
 impl Language {
     fn pick_pair<'a>(
         self,
