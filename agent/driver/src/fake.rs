@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use coracle_model::{ExitReason, FunctionName, InstanceId, RuntimeName, Timestamp};
 use tokio::{
     net::UnixListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 
@@ -46,6 +46,8 @@ struct Inner {
 struct State {
     scripts: BTreeMap<FunctionName, Script>,
     running: BTreeMap<InstanceId, Running>,
+    /// Launches that wait for their script; what is sent ends them.
+    starting: BTreeMap<InstanceId, oneshot::Sender<ExitReason>>,
     launches: u64,
     exits: Option<mpsc::UnboundedSender<Exit>>,
     stems: BTreeMap<RuntimeName, u32>,
@@ -197,9 +199,11 @@ impl InstanceDriver for FakeDriver {
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
         let started = Instant::now();
         let spec = &order.spec;
+        let (stop, stopped) = oneshot::channel();
         let script = {
             let mut state = self.state();
             state.launches += 1;
+            state.starting.insert(spec.id, stop);
             let script = state
                 .scripts
                 .get(&spec.function)
@@ -210,10 +214,12 @@ impl InstanceDriver for FakeDriver {
         let origin = self.take_stem(&spec.runtime);
         let limit = spec.init_timeout;
         let start = started.elapsed();
-        if timeout(limit.duration(), script.wait_to_start())
-            .await
-            .is_err()
-        {
+        let started_in_time = tokio::select! {
+            waited = timeout(limit.duration(), script.wait_to_start()) => waited.is_ok(),
+            Ok(reason) = stopped => return Err(LaunchError::Function(reason)),
+        };
+        self.state().starting.remove(&spec.id);
+        if !started_in_time {
             return Err(LaunchError::Function(ExitReason::InitTimedOut {
                 seconds: limit.secs(),
             }));
@@ -241,7 +247,15 @@ impl InstanceDriver for FakeDriver {
 
     async fn stop(&self, id: InstanceId, how: Stop) -> Result<(), LaunchError> {
         let mut gone = {
-            let state = self.state();
+            let mut state = self.state();
+            if let Some(starting) = state.starting.remove(&id) {
+                // It may have got ready this very moment; then it is stopped once it says so.
+                let _ = starting.send(match how {
+                    Stop::Gracefully(_) => ExitReason::Stopped,
+                    Stop::DeadlinePassed => ExitReason::TimedOut,
+                });
+                return Ok(());
+            }
             let Some(running) = state.running.get(&id) else {
                 return Ok(());
             };

@@ -166,9 +166,9 @@ impl Instances {
                     self.spawn_stop(id, Stop::Gracefully(grace), shutdown);
                 }
                 Action::Stop(id, grace) => {
-                    if table.stopping(id, grace, now) {
-                        self.spawn_stop(id, Stop::Gracefully(grace), shutdown);
-                    }
+                    // Also one that starts: code that hangs while it loads is not waited for.
+                    table.stopping(id, grace, now);
+                    self.spawn_stop(id, Stop::Gracefully(grace), shutdown);
                 }
                 Action::Forget(id) => table.forget(id),
             }
@@ -282,6 +282,10 @@ impl Instances {
         };
         let leases = [Some(code), dependencies].into_iter().flatten().collect();
         if !self.table().hold(spec.id, Hold::Leases(leases)) {
+            return Err(ExitReason::Stopped);
+        }
+        // Asked last: from here on the driver knows it, and can end it.
+        if self.table().stop_asked(spec.id).is_some() {
             return Err(ExitReason::Stopped);
         }
         self.parts.driver.launch(order).await.map_err(|error| {

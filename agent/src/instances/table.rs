@@ -213,18 +213,17 @@ impl Table {
         }
     }
 
-    /// True when the driver is to be told now, false when the launch has to end first.
-    pub(super) fn stopping(&mut self, id: InstanceId, grace: Duration, now: Timestamp) -> bool {
+    /// The driver is told now. Should a launch get ready all the same, it is told again then.
+    pub(super) fn stopping(&mut self, id: InstanceId, grace: Duration, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(&id) else {
-            return false;
+            return;
         };
         if let Phase::Starting { stop } = &mut entry.phase {
             *stop = Some(grace);
-            return false;
+            return;
         }
         entry.phase = Phase::Stopping { stopped: None };
         entry.since = now;
-        true
     }
 
     /// The driver could not stop it: it counts as running again, and the next reconciliation

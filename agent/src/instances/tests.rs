@@ -48,7 +48,7 @@ fn an_end_that_was_asked_for_is_not_the_functions_fault() {
         Some(killed.clone())
     );
     running(&mut table, 2);
-    assert!(table.stopping(id(2), Duration::ZERO, Timestamp(2)));
+    table.stopping(id(2), Duration::ZERO, Timestamp(2));
     assert_eq!(
         table.exited(id(2), killed.clone(), Timestamp(2)),
         Some(ExitReason::Stopped)
