@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::mpsc,
 };
@@ -20,13 +21,20 @@ pub(super) fn empty(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::create_dir_all(folder)
+    private(folder)
+}
+
+/// Functions' code is nobody's on the machine to read. Containers get at it all the same: folders
+/// are attached to them, not walked to.
+fn private(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
 /// What the store holds, longest unchanged first, with bytes. Anything that is not named by a
 /// digest is not ours to keep and goes to the scratch folder, which is emptied at each start.
 pub(super) fn scan(store: &Path, scratch: &Path) -> io::Result<Vec<(Digest, u64)>> {
-    fs::create_dir_all(store)?;
+    private(store)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(store)? {
         let entry = entry?;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn open(folder: PathBuf, limits: LogLimits) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
+        // What functions print is nobody else's on the machine to read.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         let mut found = Vec::new();
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;

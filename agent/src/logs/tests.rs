@@ -1,4 +1,4 @@
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use coracle_base::ManualClock;
 use coracle_driver::LogSink as _;
@@ -130,6 +130,12 @@ async fn files_turn_over_and_outlive_the_store() {
         disk(dir.path())
     );
     drop(store);
+    let mode = std::fs::metadata(dir.path()).unwrap().permissions().mode();
+    assert_eq!(
+        mode & 0o777,
+        0o700,
+        "other users of the machine read nothing"
+    );
     let store = open(dir.path(), limits);
     assert_eq!(tail(&store, 1, 10_000).await, lines);
 }
