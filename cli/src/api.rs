@@ -10,13 +10,16 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     data,
     error::{CliError, chain},
     settings,
 };
+
+/// The most that the server gives at once.
+const PAGE: usize = 1_000;
 
 /// How to find the server, from flags and environment.
 #[derive(Debug, Clone, clap::Args)]
@@ -107,11 +110,30 @@ impl Api {
 
     /// A path below the project: `namespaces/...`.
     pub(crate) fn in_project(&self, rest: &str) -> String {
-        format!("/api/v1/projects/{}/{rest}", self.project)
+        format!("/api/v1/projects/{}/{rest}", escape(&self.project))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, CliError> {
         self.json(Method::GET, path, None).await
+    }
+
+    /// All of a list, however many pages it has.
+    pub(crate) async fn list(&self, path: &str) -> Result<Value, CliError> {
+        let mut items = Vec::new();
+        loop {
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let page = format!("{path}{separator}limit={PAGE}&offset={}", items.len());
+            let mut page = self.get(&page).await?;
+            let count = page.get("count").and_then(Value::as_u64).unwrap_or(0);
+            let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) else {
+                return Err(CliError::Failed("the server's answer is no list".into()));
+            };
+            let is_last = found.is_empty() || (items.len() + found.len()) as u64 >= count;
+            items.extend(found);
+            if is_last {
+                return Ok(json!({"items": items}));
+            }
+        }
     }
 
     /// Sends JSON, wants success, and returns the answer's JSON (null when it has no body).
@@ -174,6 +196,20 @@ impl Api {
     }
 }
 
+/// One segment of a path, or one value of a query, with everything escaped that would end it or mean
+/// something else there: what a name holds must not choose what is called.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
 pub(crate) async fn collect(response: Response<Incoming>) -> Result<Bytes, CliError> {
     response
         .into_body()
@@ -183,7 +219,8 @@ pub(crate) async fn collect(response: Response<Incoming>) -> Result<Bytes, CliEr
         .map_err(|error| CliError::Failed(format!("the answer broke off: {}", chain(&error))))
 }
 
-/// Turns an error answer of the native API into the command's error.
+/// Turns an error answer of the platform, of the native API or of an invocation, into the command's
+/// error.
 pub(crate) async fn refuse_errors(
     response: Response<Incoming>,
 ) -> Result<Response<Incoming>, CliError> {
@@ -195,6 +232,7 @@ pub(crate) async fn refuse_errors(
     let problem: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     let text = |key: &str| problem.get(key).and_then(Value::as_str);
     let mut message = text("detail")
+        .or_else(|| text("message"))
         .or_else(|| text("title"))
         .map_or_else(|| format!("the server answered {status}"), str::to_owned);
     if let Some(field) = text("field") {
@@ -213,4 +251,55 @@ pub(crate) async fn refuse_errors(
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => CliError::Usage(message),
         _ => CliError::Failed(message),
     })
+}
+
+#[cfg(test)]
+impl Api {
+    pub(crate) fn at(address: std::net::SocketAddr) -> Self {
+        Self {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            base: format!("http://{address}"),
+            token: "id$secret".to_owned(),
+            project: "default".to_owned(),
+            debug: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, extract::Query, routing::get};
+
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_its_place() {
+        assert_eq!(escape("a-b_c.9~"), "a-b_c.9~");
+        assert_eq!(
+            escape("a/b?c#d&e=f+g h%ä"),
+            "a%2Fb%3Fc%23d%26e%3Df%2Bg%20h%25%C3%A4"
+        );
+    }
+
+    #[tokio::test]
+    async fn lists_are_read_to_their_end() {
+        let all: Vec<u32> = (0..2_500).collect();
+        let serve = move |Query(asked): Query<std::collections::HashMap<String, usize>>| {
+            let page: Vec<u32> = all
+                .iter()
+                .copied()
+                .skip(asked["offset"])
+                .take(PAGE)
+                .collect();
+            async move { axum::Json(json!({"count": 2_500, "items": page})) }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::at(listener.local_addr().unwrap());
+        let router = Router::new().route("/list", get(serve));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let listed = api.list("/list").await.unwrap();
+        let expected: Vec<u32> = (0..2_500).collect();
+        assert_eq!(listed, json!({"items": expected}));
+        server.abort();
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Each variant has its own exit code, listed in `coracle help exit-codes` and in the README.
+/// Each variant has its own exit code, listed by `coracle --help` and in the README.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     /// 1: the operation was tried and failed.

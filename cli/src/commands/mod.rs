@@ -10,12 +10,16 @@ pub(crate) mod version;
 
 use std::collections::BTreeMap;
 
-use crate::error::CliError;
+use crate::{api::escape, error::CliError};
 
 /// `NAME` or `NAMESPACE/NAME`; the part before the slash wins over `--namespace`.
 fn function_path(namespace: &str, name: &str) -> String {
     let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
-    format!("namespaces/{namespace}/functions/{name}")
+    format!(
+        "namespaces/{}/functions/{}",
+        escape(namespace),
+        escape(name)
+    )
 }
 
 fn parse_env(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {

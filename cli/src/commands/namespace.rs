@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::parse_env;
 use crate::{
-    api::Target,
+    api::{Target, escape},
     error::CliError,
     output::{Output, text},
 };
@@ -46,7 +46,7 @@ impl NamespaceCommand {
         let api = self.target.connect()?;
         match self.verb {
             Verb::Ls { output } => {
-                let answer = api.get(&api.in_project("namespaces")).await?;
+                let answer = api.list(&api.in_project("namespaces")).await?;
                 output.list(
                     &answer,
                     &[
@@ -71,7 +71,7 @@ impl NamespaceCommand {
             Verb::Rm { name } => {
                 api.json(
                     Method::DELETE,
-                    &api.in_project(&format!("namespaces/{name}")),
+                    &api.in_project(&format!("namespaces/{}", escape(&name))),
                     None,
                 )
                 .await?;
