@@ -56,11 +56,6 @@ impl DataDir {
             .map_err(|e| fail("cannot create the data directory", e))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o711))
             .map_err(|e| fail("cannot set the mode of", e))?;
-        // State and logs of the controller hold environments of functions, and code.
-        let controller = path.join("controller");
-        fs::create_dir_all(&controller)
-            .and_then(|()| fs::set_permissions(&controller, fs::Permissions::from_mode(0o700)))
-            .map_err(|e| fail("cannot prepare the controller's part of", e))?;
         let lock = File::create(path.join("lock")).map_err(|e| fail("cannot lock", e))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             CliError::Failed(format!(
@@ -188,7 +183,7 @@ mod tests {
         fs::create_dir(dir.path().join("controller")).unwrap();
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(dir.path().join("controller"), open).unwrap();
-        for name in ["controller", "agent/logs"] {
+        for name in ["controller", "other/new"] {
             let path = data.folder(name, 0o700).unwrap();
             let mode = fs::metadata(path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700, "{name}");
@@ -207,8 +202,6 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        let controller = fs::metadata(dir.path().join("controller")).unwrap();
-        assert_eq!(controller.permissions().mode() & 0o777, 0o700);
         assert!(matches!(
             DataDir::open(dir.path(), None),
             Err(CliError::Failed(_))

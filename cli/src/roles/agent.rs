@@ -43,14 +43,11 @@ pub(super) async fn build(
     let shims = data.path().join("shims");
     write_shims(&catalog, &shims, coracle_init::INIT).map_err(|e| fail("shims")(&e))?;
     let clock = Arc::new(SystemClock);
-    // Searchable for containers, as the data directory is; nobody else may list it or read logs.
+    // Searchable for containers, as the data directory is; nobody else may list it. What lies in it
+    // is closed by whoever keeps it.
     let folder = data.folder("agent", 0o711)?;
-    let logs = LogStore::open(
-        data.folder("agent/logs", 0o700)?,
-        LogLimits::default(),
-        clock.clone(),
-    )
-    .map_err(|e| fail("function logs")(&e))?;
+    let logs = LogStore::open(folder.join("logs"), LogLimits::default(), clock.clone())
+        .map_err(|e| fail("function logs")(&e))?;
     let logs = Arc::new(logs);
     let driver = ContainerdDriver::start(coracle_containerd::Config {
         data_dir: data.path().to_owned(),
