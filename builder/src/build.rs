@@ -15,7 +15,7 @@ use coracle_runtimes::{Catalog, Installer, Runtime, Strictness};
 use tokio::sync::mpsc;
 
 use crate::{
-    archive::{self, Packed},
+    archive::{self, Packed, UnpackLimits},
     cache::DependencyCache,
     disk,
     download::{self, DownloadError, Downloads},
@@ -304,11 +304,24 @@ impl Builder {
         let (dir, most) = (run.workspace.path(part), self.config.limits.bytes);
         let path = run.workspace.path(&format!("{part}.tar"));
         let out = path.clone();
-        let packed = tokio::task::spawn_blocking(move || archive::pack(&dir, &out, most))
+        let entries = UnpackLimits::default().entries;
+        let packing = move || {
+            // Before what cannot be unpacked again, or not be named by a path, is packed.
+            if disk::written(&dir).entries > entries {
+                return Ok(None);
+            }
+            archive::pack(&dir, &out, most).map(Some)
+        };
+        let packed = tokio::task::spawn_blocking(packing)
             .await
             .map_err(io::Error::other)
             .and_then(|packed| packed)
             .map_err(BuildError::io(format!("pack {what}")))?;
+        let packed = packed.ok_or_else(|| {
+            BuildError::Function(format!(
+                "{what}: more than {entries} files, or nested deeper than a path can be long"
+            ))
+        })?;
         let (packed, left_out) = packed.map_err(|bytes| {
             let (is, most) = (bytes >> 20, most >> 20);
             BuildError::Function(format!(

@@ -217,6 +217,42 @@ async fn what_is_too_large_is_refused_with_both_sizes() {
 }
 
 #[tokio::test]
+async fn a_tree_that_no_path_reaches_is_the_functions_fault() {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let bench = bench(Limits::default());
+    let gate = coracle_driver::fake::Gate::closed();
+    bench.says("", SandboxExit::Exited(0));
+    bench.sandbox.push(FakeRun {
+        gate: Some(gate.clone()),
+        ..FakeRun::default()
+    });
+    let sandbox = bench.sandbox.clone();
+    let nesting = async {
+        let mount = loop {
+            match sandbox.jobs().get(1) {
+                Some(job) => break job.mounts[0].source.clone(),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = openat(CWD, mount.join("deps"), flags, Mode::empty()).unwrap();
+        for _ in 0..3_000 {
+            mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = openat(&at, "d", flags, Mode::empty()).unwrap();
+        }
+        gate.open();
+    };
+    let ((built, _), ()) = tokio::join!(
+        bench.build(request("python3.11", "x", Some("deep"))),
+        nesting
+    );
+    let error = built.expect_err("too deep");
+    assert!(!error.is_platform(), "{}", error.sentence());
+    assert!(error.sentence().starts_with("requirements.txt: more than"));
+    assert_eq!(bench.workspaces(), 0);
+}
+
+#[tokio::test]
 async fn a_build_that_writes_without_end_is_ended_and_cleared_away() {
     let bench = bench(Limits {
         bytes: 1 << 20,
