@@ -43,6 +43,9 @@ if curl -fs "http://$admin/readyz" >/dev/null 2>&1; then
     say "a server is running already"
 else
     say "starting coracle up (data in $CORACLE_DATA, log in $log)"
+    # It will show the admin token, and /var/tmp is everybody's. A file that somebody else put there
+    # is not written to.
+    install -m 600 /dev/null "$log"
     if [ -n "$once" ]; then
         $SUDO "$coracle" up >"$log" 2>&1 &
     else
