@@ -72,13 +72,13 @@ pub(crate) struct RawSettings {
     pub(crate) node_name: Option<String>,
     /// A label of this node, `key=value`; may be repeated
     #[arg(
-        long = "label",
+        long,
         env = "CORACLE_LABELS",
         value_name = "K=V",
         value_delimiter = ','
     )]
-    #[serde(rename = "labels")]
-    pub(crate) labels: Option<Vec<String>>,
+    #[serde(alias = "labels")]
+    pub(crate) label: Option<Vec<String>>,
     /// containerd's socket [default: the machine's if it answers, else a private containerd]
     #[arg(long, env = "CORACLE_CONTAINERD", value_name = "PATH")]
     pub(crate) containerd: Option<PathBuf>,
@@ -153,7 +153,7 @@ impl RawSettings {
             panic_window,
             stems,
             node_name,
-            labels,
+            label,
             containerd,
             image_route,
             images,
@@ -248,7 +248,7 @@ impl Settings {
             Duration::from_secs(u64::from(value.unwrap_or(default)))
         };
         let mut labels = BTreeMap::new();
-        for label in raw.labels.unwrap_or_default() {
+        for label in raw.label.unwrap_or_default() {
             match label.split_once('=') {
                 Some((key, value)) if !key.is_empty() => {
                     labels.insert(key.to_owned(), value.to_owned());
@@ -407,7 +407,7 @@ mod tests {
             invoke: Some("nowhere".into()),
             admin: Some("0.0.0.0:1".into()),
             image_route: Some("magic".into()),
-            labels: Some(vec!["zone".into()]),
+            label: Some(vec!["zone".into()]),
             public_url: Some("ftp://x".into()),
             ..RawSettings::default()
         };
@@ -426,7 +426,7 @@ mod tests {
     fn flags_win_over_the_file_and_unknown_keys_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        std::fs::write(&path, "idle-after = 5\nstems = 9\nlabels = [\"zone=a\"]\n").unwrap();
+        std::fs::write(&path, "idle-after = 5\nstems = 9\nlabel = [\"zone=a\"]\n").unwrap();
         let raw = RawSettings {
             config: Some(path.clone()),
             stems: Some(2),
