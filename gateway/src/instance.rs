@@ -2,15 +2,15 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     time::Duration,
 };
 
 use coracle_model::{InstanceId, NodeId};
-use tokio::time::Instant;
+use tokio::{
+    sync::SetOnce,
+    time::{Instant, timeout},
+};
 
 /// How the cold start of an instance went, for the requests that waited for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) struct Instance {
     pub(crate) concurrency: u32,
     pub(crate) socket: PathBuf,
     /// Known once its node has told, which may be after the feed announced it.
-    birth: OnceLock<Birth>,
+    birth: SetOnce<Birth>,
     /// When this gateway first heard of it.
     pub(crate) learned_at: Instant,
     /// Requests of this gateway inside it. The instance's own count is the authority: it answers
@@ -80,7 +80,7 @@ impl Instance {
             revision,
             concurrency: concurrency.max(1),
             socket,
-            birth: OnceLock::new(),
+            birth: SetOnce::new(),
             learned_at: now,
             in_flight: AtomicU32::new(0),
             listed: AtomicBool::new(listed),
@@ -95,6 +95,14 @@ impl Instance {
 
     pub(crate) fn birth(&self) -> Option<&Birth> {
         self.birth.get()
+    }
+
+    /// Waits for it, but not for long.
+    pub(crate) async fn birth_within(&self, patience: Duration) -> Option<&Birth> {
+        match self.birth.get() {
+            Some(birth) => Some(birth),
+            None => timeout(patience, self.birth.wait()).await.ok(),
+        }
     }
 
     /// The first word counts: a later one may be about an adoption by a restarted agent.

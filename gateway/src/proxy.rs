@@ -28,6 +28,10 @@ use crate::{
 /// A caller of a function that ran too long waits this long for it to be dead before it hears.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 
+/// A first answer is held back at most this long for what the node says of the start, which was
+/// on its way before the answer was.
+const BIRTH_WAIT: Duration = Duration::from_millis(5);
+
 /// A request whose function is known and may be called.
 struct Call {
     local: Rc<Local>,
@@ -233,13 +237,19 @@ impl Call {
         }
     }
 
-    /// Looked at when the answer is there: the node's word on the start has had the time of the
-    /// run to arrive when the feed was faster. Where it has not, all of the start is one phase.
-    fn phases(&self, instance: &Instance, wait: Wait, run: Duration) -> Phases {
-        let started_for_it = wait.cold && instance.learned_at >= self.arrived;
-        let phases = match instance.birth() {
-            Some(birth) if started_for_it => Phases::of_start(wait.time, birth),
-            None if started_for_it => {
+    /// Made when the answer is there: the node's word on the start has had the time of the run to
+    /// arrive when the feed was faster. Where it has not, all of the start is one phase.
+    async fn phases(&self, instance: &Instance, wait: Wait, run: Duration) -> Phases {
+        if !wait.cold || instance.learned_at < self.arrived {
+            return Phases {
+                queue: wait.time,
+                run,
+                ..Phases::default()
+            };
+        }
+        let phases = match instance.birth_within(BIRTH_WAIT).await {
+            Some(birth) => Phases::of_start(wait.time, birth),
+            None => {
                 let ordered = self.function.ordered_in(instance.id).unwrap_or_default();
                 let schedule = ordered.min(wait.time);
                 Phases {
@@ -248,10 +258,6 @@ impl Call {
                     ..Phases::default()
                 }
             }
-            _ => Phases {
-                queue: wait.time,
-                ..Phases::default()
-            },
         };
         Phases { run, ..phases }
     }
@@ -321,9 +327,11 @@ impl Call {
                     return Err(fault(&self.id, &frame.payload));
                 }
                 kind::RESPONSE => {
-                    let phases = running.slot().map_or_else(Phases::default, |slot| {
-                        self.phases(&slot.instance, wait, began.elapsed())
-                    });
+                    let run = began.elapsed();
+                    let phases = match running.slot() {
+                        Some(slot) => self.phases(&slot.instance, wait, run).await,
+                        None => Phases::default(),
+                    };
                     return self.respond(running, frame, phases).map(Attempt::Answered);
                 }
                 _ => {
