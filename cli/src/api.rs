@@ -1,6 +1,9 @@
 //! A client of the native API over plain HTTP.
 
-use std::path::PathBuf;
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, header};
@@ -85,6 +88,12 @@ impl Target {
         }
         let token = match &self.token {
             Some(token) => token.clone(),
+            None if !is_here(&base, &data) => {
+                return Err(CliError::Unauthorized(format!(
+                    "no token: set CORACLE_TOKEN (the one of this machine's server is not sent to \
+                     {base})"
+                )));
+            }
             None => data::read_token(&data).map_err(|error| {
                 CliError::Unauthorized(format!(
                     "no token: set CORACLE_TOKEN (the token file of {} cannot be read: {error})",
@@ -100,6 +109,18 @@ impl Target {
             debug: self.debug_http,
         })
     }
+}
+
+/// Whether what answers there is on this machine, so that the token file may be its own.
+fn is_here(base: &str, data: &Path) -> bool {
+    if data::read_server_file(data).is_some_and(|server| server.api == base) {
+        return true;
+    }
+    let uri: Option<Uri> = base.parse().ok();
+    uri.as_ref().and_then(Uri::host).is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
 }
 
 impl Api {
@@ -271,6 +292,39 @@ mod tests {
     use axum::{Router, extract::Query, routing::get};
 
     use super::*;
+
+    #[test]
+    fn the_token_of_this_machine_stays_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(data::TOKEN_FILE), "id$secret\n").unwrap();
+        let to = |url: &str, token: Option<&str>| {
+            let target = Target {
+                url: Some(url.to_owned()),
+                token: token.map(str::to_owned),
+                data: Some(dir.path().to_owned()),
+                project: "default".to_owned(),
+                debug_http: false,
+            };
+            target.connect().map(|api| api.token)
+        };
+        for here in [
+            "http://127.0.0.1:1",
+            "http://localhost:1/",
+            "http://[::1]:1",
+        ] {
+            assert_eq!(to(here, None).unwrap(), "id$secret");
+        }
+        for elsewhere in ["http://example.org", "http://10.0.0.1:8081"] {
+            assert!(matches!(
+                to(elsewhere, None),
+                Err(CliError::Unauthorized(_))
+            ));
+            assert_eq!(to(elsewhere, Some("theirs")).unwrap(), "theirs");
+        }
+        let server = r#"{"api":"http://10.0.0.1:8081","invoke":"","admin":"","pid":1}"#;
+        std::fs::write(dir.path().join("server.json"), server).unwrap();
+        assert_eq!(to("http://10.0.0.1:8081", None).unwrap(), "id$secret");
+    }
 
     #[test]
     fn a_name_cannot_leave_its_place() {
