@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use coracle_base::Shutdown;
-use coracle_state::View;
-
 use crate::{
     artifacts::ArtifactError,
     core::{Core, chain},
     metrics,
 };
+use coracle_base::Shutdown;
 
 pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
     loop {
@@ -25,7 +23,7 @@ pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
             Ok(removed) => tracing::info!(removed, "artifacts collected"),
             Err(error) => tracing::warn!(error = %chain(&error), "artifacts not collected"),
         }
-        build_logs(&core, core.view()).await;
+        build_logs(&core).await;
     }
 }
 
@@ -51,10 +49,13 @@ async fn artifacts(core: &Core) -> Result<u64, ArtifactError> {
     Ok(removed)
 }
 
-async fn build_logs(core: &Core, view: Arc<View>) {
+/// Each log is held against the view as it is when the log is found: one that was begun meanwhile
+/// is of a revision that an older view does not have.
+async fn build_logs(core: &Core) {
+    let published = core.publications();
     let kept = core
         .build_logs
-        .retain(move |revision| view.revision(revision).is_some())
+        .retain(move |revision| published.borrow().view.revision(revision).is_some())
         .await;
     if let Err(error) = kept {
         tracing::warn!(error = %chain(&error), "build logs not collected");
