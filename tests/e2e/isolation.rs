@@ -21,6 +21,18 @@ def connect(host, port):
     with socket.create_connection((host, port), timeout=2) as s:
         return "connected"
 
+def marks():
+    found = set()
+    for top in ("/fn", "/run", "/tmp", "/var", "/build", "/mnt", "/opt", "/root", "/usr/lib/coracle"):
+        for folder, _, names in os.walk(top):
+            for name in names:
+                try:
+                    text = open(os.path.join(folder, name), errors="replace").read()
+                except OSError:
+                    continue
+                found.update(line for line in text.splitlines() if line.startswith("MARK = "))
+    return sorted(found)
+
 def main(event=None, context=None):
     port = int(os.environ["HOST_PORT"])
     gateways = [l.split()[2] for l in open("/proc/net/route").read().splitlines()[1:] if l.split()[1] == "00000000"]
@@ -38,7 +50,7 @@ def main(event=None, context=None):
         "write_tmp": attempt(lambda: open("/tmp/x", "w").write("x")),
         "mount": attempt(lambda: os.unshare(0x10000000)) if hasattr(os, "unshare") else "refused: none",
         "pids": len([p for p in os.listdir("/proc") if p.isdigit()]),
-        "code": sorted(os.listdir("/fn/code")),
+        "code": marks(),
         "fds": [os.readlink("/proc/self/fd/" + f) for f in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + f)],
         "sockets": attempt(lambda: os.listdir("/run/containerd")),
         "host_loopback": attempt(lambda: connect("127.0.0.1", port)),
@@ -52,7 +64,8 @@ def main(event=None, context=None):
 async fn probe(server: &Server, name: &str, network: &str, port: u16) -> Value {
     let env = json!({"HOST_PORT": port.to_string()});
     let settings = json!({"network": network, "env": env, "timeout_seconds": 30});
-    let deployed = server.deploy(name, PROBE, settings).await;
+    let code = format!("{PROBE}\nMARK = '{name}'\n");
+    let deployed = server.deploy(name, &code, settings).await;
     assert_eq!(deployed["revision"]["stage"], "running", "{deployed:#}");
     let text = server.call(name).await.ok().text();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -113,7 +126,8 @@ async fn a_function_is_alone_in_its_container() {
         first["uid_map"][1], second["uid_map"][1],
         "a range of ids each"
     );
-    assert_eq!(first["code"], second["code"], "each sees its own code only");
+    assert_eq!(first["code"], json!(["MARK = 'first'"]));
+    assert_eq!(second["code"], json!(["MARK = 'second'"]));
 }
 
 #[tokio::test]
