@@ -10,7 +10,10 @@ use std::{
 
 use coracle_model::{FunctionId, Stamp};
 use coracle_proto::{Wire as _, v1};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 /// Deltas that a receiver may lag behind.
 const RING: usize = 1_024;
@@ -20,21 +23,34 @@ struct Latest {
     stamp: Stamp,
     routes: BTreeMap<FunctionId, v1::Route>,
     nodes: Vec<v1::NodeAddress>,
-    /// `None` while this controller does not lead: streams end.
+    /// `None` while this controller does not lead, or has not heard its agents: no streams.
     deltas: Option<broadcast::Sender<Arc<v1::RouteUpdate>>>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct RouteFeed(Arc<Mutex<Latest>>);
+pub(crate) struct RouteFeed {
+    latest: Arc<Mutex<Latest>>,
+    /// Counts beginnings and ends, for those who wait for one.
+    turns: watch::Sender<u64>,
+}
 
 impl RouteFeed {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Latest {
+        let latest = Latest {
             stamp: Stamp::default(),
             routes: BTreeMap::new(),
             nodes: Vec::new(),
             deltas: None,
-        })))
+        };
+        Self {
+            latest: Arc::new(Mutex::new(latest)),
+            turns: watch::Sender::new(0),
+        }
+    }
+
+    /// Changes when the feed begins or ends from now on.
+    pub(crate) fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
     }
 
     /// A term begins: streams of the one before end, since their stamps may not go on.
@@ -57,10 +73,12 @@ impl RouteFeed {
             nodes,
             deltas,
         };
+        self.turns.send_modify(|turns| *turns += 1);
     }
 
     pub(crate) fn end(&self) {
         self.lock().deltas = None;
+        self.turns.send_modify(|turns| *turns += 1);
     }
 
     /// How these functions' routes are now; absent ones are gone. Sends only what differs from
@@ -109,7 +127,7 @@ impl RouteFeed {
         }
     }
 
-    /// `None` while this controller does not lead.
+    /// `None` while there is nothing to follow.
     pub(crate) fn subscribe(&self) -> Option<Subscription> {
         let latest = self.lock();
         let deltas = latest.deltas.as_ref()?.subscribe();
@@ -122,7 +140,9 @@ impl RouteFeed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Latest> {
-        self.0.lock().expect("never poisoned: no panic while held")
+        self.latest
+            .lock()
+            .expect("never poisoned: no panic while held")
     }
 }
 

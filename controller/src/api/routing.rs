@@ -34,9 +34,18 @@ impl v1::routing_server::Routing for Routing {
         &self,
         _: Request<v1::RoutesRequest>,
     ) -> Result<Response<Self::RoutesStream>, Status> {
-        let subscription = self.core.routes.subscribe();
-        let leader = || self.core.replica.status().borrow().leader;
-        let subscription = subscription.ok_or_else(|| not_leader(leader()))?;
+        let mut turns = self.core.routes.turns();
+        let subscription = loop {
+            if let Some(subscription) = self.core.routes.subscribe() {
+                break subscription;
+            }
+            // A leader that still listens to its agents has routes in a moment; the gateway serves
+            // from its last ones until then.
+            self.core.require_leader()?;
+            if turns.changed().await.is_err() {
+                return Err(not_leader(None));
+            }
+        };
         let updates = stream::unfold(subscription, |mut subscription: Subscription| async {
             let update = subscription.next().await?;
             Some((Ok(v1::RouteUpdate::clone(&update)), subscription))

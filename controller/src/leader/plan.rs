@@ -48,7 +48,9 @@ async fn turn(core: &Core) -> Duration {
         if !memory.leads() {
             return core.config.tick;
         }
-        collect(&mut memory, &core.config, now);
+        if collect(&mut memory, &core.config, now) {
+            routes::begin(core, &mut memory, now);
+        }
         watch_nodes(&mut memory, &core.config, now);
         let view = core.view();
         memory.prune(now, &view);
@@ -101,21 +103,23 @@ async fn turn(core: &Core) -> Duration {
     due.unwrap_or(core.config.tick)
 }
 
-/// Ends the collection once the agents had their time.
-fn collect(memory: &mut Memory, config: &LeaderConfig, now: Timestamp) {
+/// Ends the collection once the agents had their time. True when it did so just now.
+fn collect(memory: &mut Memory, config: &LeaderConfig, now: Timestamp) -> bool {
     let Leadership::Collecting { since, heard } = memory.leadership else {
-        return;
+        return false;
     };
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let settled = heard.is_some_and(|at| now.since(at) >= millis(config.collect_settle));
-    if settled || now.since(since) >= millis(config.collect_deadline) {
-        tracing::info!(
-            nodes = memory.nodes.len(),
-            instances = memory.instances.len(),
-            "agents were heard; planning"
-        );
-        memory.leadership = Leadership::Leading;
+    if !settled && now.since(since) < millis(config.collect_deadline) {
+        return false;
     }
+    tracing::info!(
+        nodes = memory.nodes.len(),
+        instances = memory.instances.len(),
+        "agents were heard; planning"
+    );
+    memory.leadership = Leadership::Leading;
+    true
 }
 
 /// A node without a session is alive until its grace period is over, and forgotten a while after.

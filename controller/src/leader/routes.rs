@@ -1,6 +1,6 @@
 //! What gateways are told of a function.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_base::Shutdown;
 use coracle_model::{FunctionId, NodeId, RevisionId, Stage, Timestamp};
@@ -8,7 +8,7 @@ use coracle_planner::Phase;
 use coracle_proto::{Wire as _, v1};
 use coracle_state::{FunctionRecord, View};
 
-use super::memory::{Instance, Memory};
+use super::memory::{Instance, Leadership, Memory};
 use crate::{core::Core, machine::Changes};
 
 /// `None` when there is no such function.
@@ -112,6 +112,22 @@ pub(crate) fn nodes(memory: &Memory) -> Vec<v1::NodeAddress> {
         .collect()
 }
 
+/// The term's feed begins. Not before the agents were heard: routes without the instances that run
+/// would take them from gateways that serve from what they last had.
+pub(super) fn begin(core: &Core, memory: &mut Memory, now: Timestamp) {
+    // Read under the lock: whoever took marks of changes before is in this view.
+    let view = core.view();
+    let ids = view.functions().map(|record| record.function.id);
+    let routes: BTreeMap<_, _> = ids
+        .filter_map(|id| Some((id, route(&view, memory, now, id)?)))
+        .collect();
+    memory.dirty.clear();
+    memory.nodes_dirty = false;
+    let nodes = nodes(memory);
+    core.routes
+        .begin(memory.incarnation, memory.term, routes, nodes);
+}
+
 /// Publishes what changed: by writes, and by what happened to instances.
 pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
     let mut changes = core.changes.subscribe();
@@ -140,7 +156,7 @@ pub(crate) fn publish(core: &Core) {
     }
     let now = core.now();
     let mut memory = core.memory();
-    if !memory.leads() {
+    if memory.leadership != Leadership::Leading {
         return;
     }
     let view = core.view();

@@ -1,11 +1,11 @@
 //! Beginning and ending terms: the memory, the feed and the incarnation follow the replica.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use coracle_base::Shutdown;
 use coracle_state::Body;
 
-use super::{memory::Leadership, routes};
+use super::memory::Leadership;
 use crate::{core::Core, metrics};
 
 const RETRY: Duration = Duration::from_millis(200);
@@ -44,7 +44,6 @@ async fn begin(core: &Core, term: u64) -> bool {
     }
     let now = core.now();
     let mut memory = core.memory();
-    // Read under the lock: whoever published marks of changes before is in this view.
     let view = core.view();
     let incarnation = view.incarnation();
     memory.begin(
@@ -55,17 +54,10 @@ async fn begin(core: &Core, term: u64) -> bool {
             heard: None,
         },
     );
-    let ids = view.functions().map(|record| record.function.id);
-    let routes: BTreeMap<_, _> = ids
-        .filter_map(|id| Some((id, routes::route(&view, &memory, now, id)?)))
-        .collect();
-    tracing::info!(
-        term,
-        incarnation,
-        functions = routes.len(),
-        "leading; waiting for agents"
-    );
-    core.routes.begin(incarnation, term, routes, Vec::new());
+    let functions = view.functions().count();
+    tracing::info!(term, incarnation, functions, "leading; waiting for agents");
+    // Of an earlier term. The new one's begins once the agents were heard.
+    core.routes.end();
     drop(memory);
     metrics::leading(true);
     core.plan_wake.notify_one();

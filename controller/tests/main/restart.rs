@@ -1,6 +1,7 @@
 //! Controllers and sessions that end and come back.
 
 use coracle_model::TaskState;
+use coracle_proto::Wire as _;
 
 use crate::{agent::Agent, fixture::*};
 
@@ -62,6 +63,41 @@ async fn a_restarted_controller_adopts_what_runs_and_starts_nothing_else() {
         "only the other function's proof"
     );
     server.stop().await;
+}
+
+/// A gateway serves from its last routes meanwhile. Routes without the instances that run would
+/// have it park warm requests, and the leader start what is there already.
+#[tokio::test]
+async fn a_new_leader_tells_gateways_nothing_before_it_has_heard_the_agents() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::new();
+    let id = {
+        let server = Server::start(dir.path()).await;
+        let session = agent.connect(&server.channel).await;
+        server.create("hello", 2, 5).await;
+        let id = server.serving("hello", 1).await.function.id;
+        session.cut();
+        server.stop().await;
+        id
+    };
+    let server = Server::start(dir.path()).await;
+    wait("the leader", || async {
+        let status = server.controller.status();
+        if status.leading {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        }
+    })
+    .await;
+    let gateway = async {
+        let mut routes = server.routes().await;
+        routes.step().await;
+        routes
+    };
+    let (routes, _session) = tokio::join!(gateway, agent.connect(&server.channel));
+    let first = &routes.routes[&id.to_wire()];
+    assert_eq!(open(first), 2, "{first:?}");
 }
 
 #[tokio::test]
