@@ -93,10 +93,24 @@ fn client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), Cli
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    /// An argument that shares its name with a global one of another type only shows when both
+    /// are read, which the consistency check does not do.
+    #[test]
+    fn the_body_of_a_call_and_the_data_directory_are_two_things() {
+        for line in [
+            "coracle fn invoke hello -d {}",
+            "coracle fn invoke hello --body {} --data /srv/coracle",
+            "coracle fn --data /srv/coracle invoke hello --body-file -",
+        ] {
+            let parsed = super::Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
     }
 }

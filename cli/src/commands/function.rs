@@ -53,7 +53,7 @@ enum Verb {
     },
     /// Explain what a function does now: instances, failures, scaling decisions
     Describe(describe::Describe),
-    /// Call a function; a body comes from --data or standard input
+    /// Call a function; a body comes from --body or --body-file
     #[command(visible_alias = "call")]
     Invoke(invoke::Invoke),
     /// Show a function's output

@@ -112,7 +112,7 @@ impl KeyCommand {
                     &answer,
                     &[
                         ("NAME", |v| text(v, "/name")),
-                        ("STATUS", |v| text(v, "/status")),
+                        ("STATUS", status_cell),
                         ("EXPIRES", |v| text(v, "/expires_at")),
                         ("FUNCTIONS", functions_cell),
                     ],
@@ -129,6 +129,14 @@ impl KeyCommand {
                 Ok(())
             }
         }
+    }
+}
+
+fn status_cell(key: &Value) -> String {
+    match key.get("live").and_then(Value::as_bool) {
+        Some(true) => "live".to_owned(),
+        Some(false) => "expired".to_owned(),
+        None => "-".to_owned(),
     }
 }
 

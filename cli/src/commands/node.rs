@@ -35,7 +35,7 @@ impl NodeCommand {
             &answer,
             &[
                 ("NAME", |v| text(v, "/name")),
-                ("STATE", |v| text(v, "/state")),
+                ("STATE", state),
                 ("MEMORY MIB", |v| used_of(v, "memory_mib")),
                 ("CPU MILLIS", |v| used_of(v, "cpu_millis")),
                 ("INSTANCES", |v| text(v, "/instances")),
@@ -44,6 +44,17 @@ impl NodeCommand {
             ],
         )
     }
+}
+
+fn state(node: &Value) -> String {
+    let is = |what: &str| node.get(what).and_then(Value::as_bool);
+    match (is("alive"), is("schedulable")) {
+        (Some(true), Some(true)) => "ready",
+        (Some(true), Some(false)) => "unschedulable",
+        (Some(false), _) => "lost",
+        _ => "-",
+    }
+    .to_owned()
 }
 
 fn used_of(node: &Value, what: &str) -> String {
@@ -62,5 +73,20 @@ fn stems(node: &Value) -> String {
         "-".to_owned()
     } else {
         shown.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::state;
+
+    #[test]
+    fn the_state_tells_a_lost_node_from_one_that_takes_nothing_new() {
+        let of = |alive, schedulable| state(&json!({"alive": alive, "schedulable": schedulable}));
+        assert_eq!(of(true, true), "ready");
+        assert_eq!(of(true, false), "unschedulable");
+        assert_eq!(of(false, true), "lost");
     }
 }

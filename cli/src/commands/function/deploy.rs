@@ -84,9 +84,8 @@ impl Deploy {
             Err(error) => return Err(error),
         };
         let mut body = self.body()?;
+        // A runtime goes along in an update too: the server refuses another one than the function has.
         let stored = if existing.is_some() {
-            // The runtime of a function never changes; sending the same one again is fine.
-            body.remove("runtime");
             api.json(Method::PATCH, &path, Some(&Value::Object(body)))
                 .await?
         } else {

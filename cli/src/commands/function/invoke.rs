@@ -21,12 +21,13 @@ pub(crate) struct Invoke {
     /// HTTP method [default: GET without a body, POST with one]
     #[arg(short, long)]
     method: Option<String>,
+    // Not `--data`: that is the data directory, for every client command.
     /// Body
-    #[arg(short, long)]
-    data: Option<String>,
+    #[arg(short = 'd', long)]
+    body: Option<String>,
     /// Body from a file; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
-    data_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", conflicts_with = "body")]
+    body_file: Option<PathBuf>,
     /// Header, `Name: value`; may be repeated
     #[arg(short = 'H', long = "header")]
     headers: Vec<String>,
@@ -40,7 +41,7 @@ pub(crate) struct Invoke {
 
 impl Invoke {
     pub(crate) async fn run(self, api: &Api, namespace: &str) -> Result<(), CliError> {
-        let body = self.body()?;
+        let body = self.read_body()?;
         let method = self
             .method
             .as_deref()
@@ -95,11 +96,11 @@ impl Invoke {
         Ok(())
     }
 
-    fn body(&self) -> Result<Bytes, CliError> {
-        if let Some(data) = &self.data {
-            return Ok(Bytes::from(data.clone()));
+    fn read_body(&self) -> Result<Bytes, CliError> {
+        if let Some(body) = &self.body {
+            return Ok(Bytes::from(body.clone()));
         }
-        let Some(file) = &self.data_file else {
+        let Some(file) = &self.body_file else {
             return Ok(Bytes::new());
         };
         if file.as_os_str() != "-" {
