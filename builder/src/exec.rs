@@ -71,7 +71,9 @@ impl Workspace {
         fs::set_permissions(&workspace.dir, fs::Permissions::from_mode(0o711)).map_err(fail())?;
         for part in ["", "code", "deps", "in", "tmp"] {
             let path = workspace.mount().join(part);
+            // The way down is open to all; what lies here is its owner's.
             fs::create_dir(&path)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
                 .and_then(|()| workspace.give(&path))
                 .map_err(fail())?;
         }

@@ -273,6 +273,12 @@ async fn a_build_that_writes_without_end_is_ended_and_cleared_away() {
                 None => tokio::task::yield_now().await,
             }
         };
+        let mode = fs::metadata(&mount).unwrap().permissions().mode();
+        assert_eq!(
+            mode & 0o777,
+            0o700,
+            "other users of the machine read nothing"
+        );
         fs::write(mount.join("tmp/big"), vec![1; 5 << 20]).unwrap();
     };
     let ((built, _), ()) = tokio::join!(
