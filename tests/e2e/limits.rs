@@ -31,6 +31,37 @@ async fn a_request_past_its_timeout_gets_504_and_its_process_is_gone() {
     assert!(exits.contains("timeout"), "{exits}");
 }
 
+/// At its limits a bomb leaves its own first process no time in which to die.
+#[tokio::test]
+async fn a_fork_bomb_ends_with_its_timeout_and_the_next_call_is_answered() {
+    let server = Server::start().await;
+    let code = r#"
+import os, time
+def bomb():
+    try:
+        while True:
+            os.fork()
+    except OSError:
+        time.sleep(300)
+
+def main(request):
+    if "bomb" not in request.query:
+        return "ok"
+    while True:
+        try:
+            if os.fork() == 0:
+                bomb()
+        except OSError:
+            pass
+"#;
+    let settings = json!({"timeout_seconds": 3, "cpu_millis": 500});
+    server.deploy("bomb", code, settings).await;
+    let url = format!("{}?bomb=1", server.url("bomb"));
+    assert_eq!(server.public.get(&url).await.status, 504);
+    let next = server.call("bomb").await.ok();
+    assert_eq!(next.text(), "ok");
+}
+
 #[tokio::test]
 async fn running_out_of_memory_is_reported_as_that() {
     let server = Server::start().await;

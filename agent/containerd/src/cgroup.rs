@@ -152,6 +152,18 @@ impl Hierarchy {
         all
     }
 
+    /// [`Cgroup::lift_quota`] of the cgroups one level below `path`.
+    pub(crate) fn lift_quotas(&self, path: &str) {
+        let parent = match self {
+            Self::V1 { cpu, .. } => cpu.join(path.trim_start_matches('/')),
+            Self::V2 { root } => root.join(path.trim_start_matches('/')),
+        };
+        let children = fs::read_dir(parent).into_iter().flatten().flatten();
+        for child in children.filter_map(|child| child.file_name().into_string().ok()) {
+            self.at(&format!("{path}/{child}")).lift_quota();
+        }
+    }
+
     /// Removes the empty cgroups at and one level below `path`.
     pub(crate) fn remove(&self, path: &str) {
         for parent in self.directories(path) {
@@ -233,6 +245,18 @@ impl Cgroup {
                 write(&dir.join("pids.max"), &limits.processes.to_string())
             }
         }
+    }
+
+    /// Takes the processor quota away from what is about to die. Dying takes processor time, and
+    /// the first process shares the quota with all that it leaves behind: a fork bomb that spins
+    /// would stay for minutes.
+    pub(crate) fn lift_quota(&self) {
+        let (path, unlimited) = match self {
+            Self::V1 { cpu, .. } => (cpu.join("cpu.cfs_quota_us"), "-1"),
+            Self::V2(dir) => (dir.join("cpu.max"), "max"),
+        };
+        // Where it is gone there is nothing left to die.
+        let _ = write(&path, unlimited);
     }
 
     fn too_small(&self, limits: &Limits) -> Error {
@@ -346,6 +370,8 @@ mod tests {
         assert_eq!(read("cpu.max"), "25000 100000");
         assert_eq!(read("cpu.weight"), "10");
         assert_eq!(group.memory_kills(), 1);
+        group.lift_quota();
+        assert_eq!(read("cpu.max"), "max");
         let small = Limits {
             memory: 4096,
             ..limits

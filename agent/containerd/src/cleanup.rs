@@ -48,6 +48,9 @@ pub async fn cleanup(
             Err(error) => tracing::warn!(error = %chain(&error), "cannot start it to clean up"),
         }
     }
+    if let Ok(cgroups) = Hierarchy::detect() {
+        cgroups.lift_quotas(&cluster.cgroup_parent());
+    }
     let mut failed = None;
     for socket in sockets {
         let client = Client::new(socket, &cluster.namespace());

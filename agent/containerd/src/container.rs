@@ -127,6 +127,7 @@ impl Container {
     pub(crate) fn kill(&self, reason: ExitReason) {
         self.intend(reason);
         self.signal(Signal::KILL);
+        self.cgroup.lift_quota();
     }
 
     /// Asks it to end.
