@@ -71,6 +71,7 @@ pub(crate) fn claim_message(spec: &InstanceSpec, dependencies: bool) -> Vec<u8> 
         "convention": spec.handler.convention,
         "env": env,
         "memory_mib": spec.memory.mib(),
+        "cpu_millis": spec.cpu.get(),
         "timeout_secs": spec.timeout.secs(),
         "concurrency": spec.concurrency.get(),
     });
@@ -138,7 +139,49 @@ fn failure(payload: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use coracle_model::{
+        Concurrency, Convention, Digest, Env, Handler, Memory, MilliCpu, Network, RevisionId,
+        Timeout,
+    };
+
     use super::*;
+
+    #[test]
+    fn a_claim_says_everything_that_the_contract_names() {
+        let seconds = |n| Timeout::from_secs(n).expect("in bounds");
+        let spec = InstanceSpec {
+            id: uuid::Uuid::from_u128(1).into(),
+            revision: RevisionId {
+                function: uuid::Uuid::from_u128(2).into(),
+                number: 3,
+            },
+            project: "default".parse().expect("a name"),
+            namespace: "ns".parse().expect("a name"),
+            function: "hello".parse().expect("a name"),
+            runtime: "python3.11".parse().expect("a name"),
+            handler: Handler::new("main", Convention::Kubeless).expect("a handler"),
+            env: Env::new([("KEY".to_owned(), "value".to_owned())].into()).expect("small"),
+            memory: Memory::from_mib(128).expect("in bounds"),
+            cpu: MilliCpu::new(2500).expect("in bounds"),
+            concurrency: Concurrency::ONE,
+            network: Network::Egress,
+            timeout: seconds(60),
+            init_timeout: seconds(5),
+            code: Digest::of(b"code"),
+            dependencies: None,
+        };
+        let message: Value = serde_json::from_slice(&claim_message(&spec, true)).expect("JSON");
+        let expected = json!({
+            "function": {"project": "default", "namespace": "ns", "name": "hello",
+                "id": spec.revision.function.to_string(), "revision": 3},
+            "instance": spec.id.to_string(), "runtime": "python3.11",
+            "code": "/fn/code", "deps": "/fn/deps",
+            "entry": "main", "convention": "kubeless",
+            "env": {"KEY": "value"},
+            "memory_mib": 128, "cpu_millis": 2500, "timeout_secs": 60, "concurrency": 1,
+        });
+        assert_eq!(message, expected);
+    }
 
     #[tokio::test]
     async fn a_claim_is_one_frame_and_a_failure_is_told_in_words() {
