@@ -31,6 +31,7 @@ async fn the_command_line_deploys_calls_explains_and_removes() {
     assert!(out.trim().ends_with("/fn/default/shop/cart"), "{out}");
     let (code, out, err) = server.cli(&["fn", "invoke", "shop/cart"]);
     assert_eq!((code, out.as_str()), (0, "hi"), "{err}");
+    assert_eq!(server.cli(&["fn", "invoke", "shop/none"]).0, 3);
     let (code, out, _) = server.cli(&["fn", "ls", "-n", "shop", "-o", "json"]);
     let listed: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, &listed[0]["name"]), (0, &json!("cart")));

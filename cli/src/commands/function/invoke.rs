@@ -10,7 +10,14 @@ use clap::Args;
 use http::Request;
 use http_body_util::BodyExt;
 
-use crate::{api::Api, commands::function_path, error::CliError};
+use crate::{
+    api::{Api, refuse_errors},
+    commands::function_path,
+    error::CliError,
+};
+
+/// On answers that the platform made; functions cannot set it.
+const PLATFORM_ERROR: &str = "x-coracle-error";
 
 #[derive(Debug, Args)]
 pub(crate) struct Invoke {
@@ -67,6 +74,11 @@ impl Invoke {
             self.path
         );
         let response = api.send(request, &path, body).await?;
+        if response.headers().contains_key(PLATFORM_ERROR) {
+            // The function was not reached, or gave no answer of its own.
+            refuse_errors(response).await?;
+            return Err(CliError::Failed("the call failed".to_owned()));
+        }
         let status = response.status();
         if self.include {
             eprintln!("{:?} {status}", response.version());
@@ -117,5 +129,55 @@ impl Invoke {
             .read_to_end(&mut body)
             .map_err(|error| CliError::failed("cannot read standard input", error))?;
         Ok(body.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::StatusCode, routing::get};
+
+    use super::*;
+
+    async fn call(name: &str) -> Result<(), CliError> {
+        let problem = r#"{"detail": "function none does not exist"}"#;
+        let functions = "/api/v1/projects/default/namespaces/n/functions";
+        let router = Router::new()
+            .route(
+                &format!("{functions}/none/invoke"),
+                get((
+                    StatusCode::NOT_FOUND,
+                    [(PLATFORM_ERROR, "not_found")],
+                    problem,
+                )),
+            )
+            .route(
+                &format!("{functions}/own/invoke"),
+                get((StatusCode::NOT_FOUND, "no such page")),
+            );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::at(listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let invoke = Invoke {
+            name: name.to_owned(),
+            path: String::new(),
+            method: None,
+            body: None,
+            body_file: None,
+            headers: Vec::new(),
+            include: false,
+            fail: false,
+        };
+        let outcome = invoke.run(&api, "n").await;
+        server.abort();
+        outcome
+    }
+
+    #[tokio::test]
+    async fn the_platforms_refusal_fails_and_the_functions_own_404_is_an_answer() {
+        assert!(matches!(
+            call("none").await,
+            Err(CliError::NotFound(message)) if message == "function none does not exist"
+        ));
+        assert!(call("own").await.is_ok());
     }
 }
