@@ -1,7 +1,7 @@
 //! `coracle fn describe`
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     api::Api,
@@ -20,9 +20,7 @@ pub(crate) struct Describe {
 impl Describe {
     pub(crate) async fn run(self, api: &Api, namespace: &str) -> Result<(), CliError> {
         let path = api.in_project(&function_path(namespace, &self.name));
-        let function = api.get(&path).await?;
-        let runtime = api.get(&format!("{path}/describe")).await?;
-        let all = json!({"function": function, "runtime": runtime});
+        let all = api.get(&format!("{path}/describe")).await?;
         self.output.print(&all, print_human)
     }
 }
@@ -52,9 +50,8 @@ fn print_human(all: &Value) {
         text(f, "/scale/min"),
         text(f, "/scale/max")
     );
-    let runtime = &all["runtime"];
     section(
-        runtime,
+        all,
         "instances",
         "Instances",
         &[
@@ -66,7 +63,7 @@ fn print_human(all: &Value) {
         ],
     );
     section(
-        runtime,
+        all,
         "exits",
         "Last exits",
         &[
@@ -77,7 +74,7 @@ fn print_human(all: &Value) {
         ],
     );
     section(
-        runtime,
+        all,
         "decisions",
         "Scaling",
         &[
@@ -87,8 +84,8 @@ fn print_human(all: &Value) {
     );
 }
 
-fn section(runtime: &Value, key: &str, heading: &str, columns: &[crate::output::Column]) {
-    let rows = runtime
+fn section(all: &Value, key: &str, heading: &str, columns: &[crate::output::Column]) {
+    let rows = all
         .get(key)
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
