@@ -10,7 +10,7 @@ use http::Method;
 
 use super::function_path;
 use crate::{
-    api::Target,
+    api::{Target, escape},
     error::CliError,
     output::{Output, text},
 };
@@ -76,10 +76,10 @@ impl FunctionCommand {
                 let path = if all {
                     "functions".to_owned()
                 } else {
-                    format!("namespaces/{namespace}/functions")
+                    format!("namespaces/{}/functions", escape(&namespace))
                 };
                 let answer = api
-                    .get(&api.in_project(&format!("{path}?order_by=name.asc")))
+                    .list(&api.in_project(&format!("{path}?order_by=name.asc")))
                     .await?;
                 output.list(
                     &answer,

@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Api, Target},
+    api::{Api, Target, escape},
     error::CliError,
     output::{Output, text},
 };
@@ -107,7 +107,7 @@ impl KeyCommand {
                 )
             }
             Verb::Ls { output, .. } => {
-                let answer = api.get(&api.in_project("keys")).await?;
+                let answer = api.list(&api.in_project("keys")).await?;
                 output.list(
                     &answer,
                     &[
@@ -120,9 +120,9 @@ impl KeyCommand {
             }
             Verb::Rm { name, token_id } => {
                 let path = if token_id {
-                    format!("/api/v1/tokens/{name}")
+                    format!("/api/v1/tokens/{}", escape(&name))
                 } else {
-                    api.in_project(&format!("keys/{name}"))
+                    api.in_project(&format!("keys/{}", escape(&name)))
                 };
                 api.json(Method::DELETE, &path, None).await?;
                 eprintln!("{name} removed");
@@ -191,7 +191,7 @@ async fn create_credentials(
     output: KeyOutput,
 ) -> Result<(), CliError> {
     let project = api
-        .get(&format!("/api/v1/projects?search={}", api.project))
+        .get(&format!("/api/v1/projects?search={}", escape(&api.project)))
         .await?;
     let id = project
         .pointer("/items")

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    api::{Api, refuse_errors},
+    api::{Api, escape, refuse_errors},
     commands::{function_path, parse_env},
     error::CliError,
     output::text,
@@ -97,7 +97,7 @@ impl Deploy {
             }
             ensure_namespace(api, namespace).await?;
             body.insert("name".to_owned(), name.into());
-            let path = api.in_project(&format!("namespaces/{namespace}/functions"));
+            let path = api.in_project(&format!("namespaces/{}/functions", escape(namespace)));
             api.json(Method::POST, &path, Some(&Value::Object(body)))
                 .await?
         };
@@ -213,6 +213,10 @@ async fn wait_until_final(
         let reason = || text(&value, "/revision/reason");
         match text(&value, "/revision/stage").as_str() {
             "running" => return Ok(value),
+            "deploying" if value.get("disabled") == Some(&Value::Bool(true)) => {
+                eprintln!("built; it is disabled, and proves itself when it is enabled");
+                return Ok(value);
+            }
             "build_failed" => return Err(CliError::Failed(format!("build failed: {}", reason()))),
             "deploy_failed" => {
                 return Err(CliError::Failed(format!("deploy failed: {}", reason())));

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::{
-    api::{Api, refuse_errors},
+    api::{Api, escape, refuse_errors},
     commands::function_path,
     error::CliError,
     output::text,
@@ -41,10 +41,10 @@ impl Logs {
             self.tail
         );
         if let Some(id) = &self.request_id {
-            path.push_str(&format!("&request_id={id}"));
+            path.push_str(&format!("&request_id={}", escape(id)));
         }
         if let Some(since) = &self.since {
-            path.push_str(&format!("&since={since}"));
+            path.push_str(&format!("&since={}", escape(since)));
         }
         let path = api.in_project(&path);
         if !self.follow {
