@@ -54,10 +54,13 @@ def main(request):
         except OSError:
             pass
 "#;
-    let settings = json!({"timeout_seconds": 3, "cpu_millis": 500});
+    // Enough memory for all that the process limit allows: otherwise the kernel may be the one who
+    // ends it, sooner.
+    let settings = json!({"timeout_seconds": 3, "cpu_millis": 500, "memory_mib": 1024});
     server.deploy("bomb", code, settings).await;
     let url = format!("{}?bomb=1", server.url("bomb"));
-    assert_eq!(server.public.get(&url).await.status, 504);
+    let answer = server.public.get(&url).await;
+    assert_eq!(answer.status, 504, "{}", answer.text());
     let next = server.call("bomb").await.ok();
     assert_eq!(next.text(), "ok");
 }
