@@ -14,7 +14,7 @@ use crate::{api::Api, codes::Code, failure::Failure, gcore, native};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Tells errors of the platform from what a function answered through the invoke route.
-const CORACLE_ERROR: HeaderName = HeaderName::from_static("x-coracle-error");
+pub(crate) const CORACLE_ERROR: HeaderName = HeaderName::from_static("x-coracle-error");
 /// Read by SDKs that Stainless generates (Gcore's is one): they repeat every 409 unless told not to.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 

@@ -15,7 +15,7 @@ use super::{error::Problem, params, scope::Scope};
 use crate::{
     api::Api,
     body,
-    envelope::{REQUEST_ID, RequestId},
+    envelope::{CORACLE_ERROR, REQUEST_ID, RequestId},
     failure::Failure,
     port::Invocation,
 };
@@ -23,6 +23,9 @@ use crate::{
 /// Where, below the mount point, the function's own path begins: after
 /// `/projects/p/namespaces/n/functions/f/invoke`.
 const SEGMENTS_BEFORE: usize = 8;
+
+/// What the gateway says of a function that it has no revision of.
+const NO_ROUTE: &str = "not_deployed";
 
 /// The caller's credential is for us, not for the function; a length is set anew from the body.
 const NOT_HANDED_ON: [HeaderName; 7] = [
@@ -109,10 +112,17 @@ async fn invoke(
     let request = Request::from_parts(parts, body);
     let invocation = Invocation {
         project: scope.project.id,
-        function,
+        function: function.clone(),
         request,
     };
-    Ok(api.port.invoke(invocation).await?.into_response())
+    let response = api.port.invoke(invocation).await?;
+    let error = response.headers().get(CORACLE_ERROR);
+    if error.is_some_and(|code| code == NO_ROUTE) {
+        // The gateway knows routes, and one that has not come yet from one that never will only the
+        // controllers can tell. They are asked only here, so that a call that goes well needs none.
+        api.function(scope.project.id, &function).await?;
+    }
+    Ok(response.into_response())
 }
 
 /// Path and query as the function is to see them, byte for byte as the caller wrote them.

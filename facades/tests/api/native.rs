@@ -519,6 +519,18 @@ async fn logs_are_followed_as_events() {
 }
 
 #[tokio::test]
+async fn invoke_of_nothing_is_not_found() {
+    let server = native::with_hello().await;
+    let answer = server
+        .get(&format!("{}/none/invoke", native::FUNCTIONS))
+        .await;
+    assert_eq!(
+        (answer.status, answer.json()["code"].clone()),
+        (StatusCode::NOT_FOUND, json!("not_found"))
+    );
+}
+
+#[tokio::test]
 async fn invoke_hands_the_request_on_without_the_token() {
     let server = native::with_hello().await;
     for (method, rest, seen) in [

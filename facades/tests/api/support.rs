@@ -269,6 +269,17 @@ impl ControlPlane for Fake {
     }
 
     async fn invoke(&self, invocation: Invocation) -> Result<http::Response<Body>, PortError> {
+        // As the gateway, which cannot tell a function without a route from none at all.
+        let known = self
+            .view()
+            .function_named(invocation.project, &invocation.function)
+            .is_some();
+        if !known {
+            let refusal = http::Response::builder()
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .header("x-coracle-error", "not_deployed");
+            return Ok(refusal.body(Body::empty()).expect("a valid response"));
+        }
         let answer = format!(
             "{} {}",
             invocation.request.method(),
