@@ -33,6 +33,7 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         let agent = agent::build(settings, &data, &cluster, vec![memory()], &mut admin).await?;
         let gateway = gateway::bind(settings, vec![memory()], &mut admin).await?;
         let signals = signals::watch()?;
+        signals.show(&mut admin);
         let rest = Shutdown::new();
         let admin_address = admin.serve(settings.admin, &rest).await?;
         controller.spawn(&rest);
@@ -56,6 +57,7 @@ pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
         let mut admin = Admin::install()?;
         let controller = controller::build(settings, &data, vec![listen], &mut admin).await?;
         let signals = signals::watch()?;
+        signals.show(&mut admin);
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         controller.spawn(&rest);
@@ -84,6 +86,7 @@ pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
         let mut admin = Admin::install()?;
         let agent = agent::build(settings, &data, &cluster, controllers, &mut admin).await?;
         let signals = signals::watch()?;
+        signals.show(&mut admin);
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         agent.spawn(&rest);
@@ -99,6 +102,7 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
         let mut admin = Admin::install()?;
         let gateway = gateway::bind(settings, controllers(settings)?, &mut admin).await?;
         let signals = signals::watch()?;
+        signals.show(&mut admin);
         let rest = Shutdown::new();
         let admin_address = admin.serve(settings.admin, &rest).await?;
         data.write_server_file(&gateway.server_file(admin_address))?;

@@ -46,23 +46,30 @@ async fn kill_9_loses_nothing_and_instances_are_adopted() {
 #[tokio::test]
 async fn a_term_signal_drains_and_leaves_instances_for_the_next_start() {
     let mut server = Server::start().await;
-    let code = "import time\nborn = str(time.time_ns())\ndef main():\n    time.sleep(1)\n    return born\n";
+    let code = "import time\nborn = str(time.time_ns())\ndef main():\n    time.sleep(2)\n    return born\n";
     server
         .deploy("who", code, json!({"scale": {"min": 1, "max": 1}}))
         .await;
     let before = server.call("who").await.ok().text();
+    let in_flight = || async { server.metric("coracle_gateway_requests_in_flight").await };
+    let limit = Duration::from_secs(5);
+    // Not the first call's, which is counted until its connection noticed the end.
+    eventually("nothing runs", limit, in_flight, |n| *n == 0.0).await;
     let running = {
         let (client, url) = (server.public.clone(), server.url("who"));
         tokio::spawn(async move { client.get(&url).await })
     };
+    eventually("the request runs", limit, in_flight, |n| *n >= 1.0).await;
+    server.ask_to_stop();
+    let readyz = format!("{}/readyz", server.address("admin"));
     eventually(
-        "the request runs",
-        Duration::from_secs(5),
-        || async { server.metric("coracle_gateway_requests_in_flight").await },
-        |in_flight| *in_flight >= 1.0,
+        "it says that it takes nothing new",
+        Duration::from_secs(1),
+        || async { server.public.get(&readyz).await.status },
+        |status| *status == 503,
     )
     .await;
-    server.terminate().await;
+    server.has_stopped().await;
     assert_eq!(
         running.await.expect("no panic").ok().text(),
         before,

@@ -288,8 +288,20 @@ impl Server {
 
     /// SIGTERM, and waits for a clean end.
     pub async fn terminate(&mut self) {
-        for mut child in self.processes.drain(..).rev() {
+        self.ask_to_stop();
+        self.has_stopped().await;
+    }
+
+    /// SIGTERM to every process of the server.
+    pub fn ask_to_stop(&self) {
+        for child in self.processes.iter().rev() {
             signal(child.id(), Signal::TERM);
+        }
+    }
+
+    /// Waits for a clean end of what was asked to stop.
+    pub async fn has_stopped(&mut self) {
+        for mut child in self.processes.drain(..).rev() {
             let mut ended = None;
             for _ in 0..600 {
                 ended = child.try_wait().expect("wait");
