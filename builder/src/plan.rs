@@ -204,6 +204,11 @@ fn install(inputs: &Inputs<'_>, text: &str) -> Result<Option<Install>, BadInput>
         key.update((part.len() as u64).to_le_bytes());
         key.update(part);
     }
+    // The list may name a folder of the code beside it, which is then part of what goes in. Every
+    // path has a separator or a scheme; that URLs have them too only costs them a cache hit.
+    if normal.contains(['/', '\\']) || ["file:", "link:"].iter().any(|s| normal.contains(s)) {
+        key.update(inputs.code);
+    }
     for name in [
         "PIP_INDEX_URL",
         "PIP_EXTRA_INDEX_URL",
@@ -348,11 +353,21 @@ mod tests {
         dependencies: Option<&str>,
         host: &[(&str, &str)],
     ) -> Result<Plan, BadInput> {
+        made_of("code", name, entry, dependencies, host)
+    }
+
+    fn made_of(
+        code: &str,
+        name: &str,
+        entry: &str,
+        dependencies: Option<&str>,
+        host: &[(&str, &str)],
+    ) -> Result<Plan, BadInput> {
         let catalog = Catalog::builtin();
         plan(&Inputs {
             runtime: catalog.get(&name.parse().unwrap()).unwrap(),
             handler: &Handler::new(entry, Convention::Http).unwrap(),
-            code: "code",
+            code,
             dependencies,
             image: Digest([7; 32]),
             tool: "installer-1",
@@ -417,6 +432,26 @@ mod tests {
         for text in ["{", "[]", "{\"dependencies\":}"] {
             let error = made("nodejs20", "main", Some(text), &[]).unwrap_err();
             assert!(error.0.starts_with("package.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_may_name_the_code_is_cached_with_the_code() {
+        let key = |code: &str, runtime: &str, list: &str| {
+            let plan = made_of(code, runtime, "setup.x", Some(list), &[]).unwrap();
+            plan.install.unwrap().key
+        };
+        let local = r#"{"dependencies": {"x": "file:../code"}}"#;
+        let remote = r#"{"dependencies": {"ms": "2.1.3"}}"#;
+        for (runtime, list, shared) in [
+            ("python3.11", "six==1.16.0", true),
+            ("python3.11", "./code", false),
+            ("python3.11", "code/", false),
+            ("nodejs20", remote, true),
+            ("nodejs20", local, false),
+        ] {
+            let same = key("one", runtime, list) == key("two", runtime, list);
+            assert_eq!(same, shared, "{runtime}: {list}");
         }
     }
 
