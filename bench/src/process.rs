@@ -2,22 +2,20 @@
 
 use std::{fs, path::Path, process::Command};
 
-/// User and system time in seconds, of the process and its threads.
+/// Seconds that the threads of the process have spent on a processor, by the scheduler's own
+/// count: `/proc/pid/stat` only samples, a hundred times a second. Threads that have ended are not
+/// in it, so it is for processes whose working threads stay.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The command name may hold spaces; fields count from behind its closing parenthesis.
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .collect();
-    let ticks = |n: usize| {
-        fields
-            .get(n)
-            .and_then(|f| f.parse::<f64>().ok())
-            .unwrap_or_default()
-    };
-    (ticks(11) + ticks(12)) / 100.0
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let nanos = threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| {
+            let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            stat.split_whitespace().next()?.parse::<f64>().ok()
+        });
+    nanos.sum::<f64>() / 1e9
 }
 
 /// The process and its children.

@@ -94,7 +94,7 @@ pub(crate) fn parse_response(
     if status.is_informational() || status.as_u16() > 599 {
         return Err(Violation("an answer's status is not between 200 and 599"));
     }
-    let mut map = HeaderMap::with_capacity(12);
+    let mut map = HeaderMap::with_capacity(6);
     let mut length: Option<u64> = None;
     let mut connection = false;
     while !payload.is_empty() {

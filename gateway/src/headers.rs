@@ -4,7 +4,7 @@
 
 use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::instance::Birth;
@@ -12,7 +12,8 @@ use crate::instance::Birth;
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const TRACEPARENT: &str = "traceparent";
+const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const PLATFORM_PREFIX: &str = "x-coracle-";
 const REQUEST_ID_MAX: usize = 128;
 
@@ -67,13 +68,31 @@ pub(crate) fn strip_connection(map: &mut HeaderMap) {
 }
 
 /// Where a request came from, as the function is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Origin {
-    pub(crate) peer: IpAddr,
-    /// As the client sees it: `https` when the public URL says so.
-    pub(crate) https: bool,
-    /// Keep what a proxy in front of us said, and append to it.
-    pub(crate) trust: bool,
+    peer: IpAddr,
+    https: bool,
+    trust: bool,
+    /// The three fields as they are when nobody before us said anything: the same for every
+    /// request of a connection.
+    alone: Box<[u8]>,
+}
+
+impl Origin {
+    /// `https`: the client sees it so, because the public URL says so. `trust`: keep what a proxy
+    /// in front of us said, and append to it.
+    pub(crate) fn new(peer: IpAddr, https: bool, trust: bool) -> Self {
+        let mut origin = Self {
+            peer,
+            https,
+            trust,
+            alone: Box::default(),
+        };
+        let mut alone = BytesMut::new();
+        write_forwarded(&mut alone, &HeaderMap::new(), &origin);
+        origin.alone = alone[..].into();
+        origin
+    }
 }
 
 /// Appends the request's headers as the function gets them: NUL, name, NUL, value, …
@@ -82,13 +101,14 @@ pub(crate) struct Origin {
 pub(crate) fn write_request(
     buf: &mut BytesMut,
     map: &HeaderMap,
-    origin: Origin,
+    origin: &Origin,
     request_id: &str,
-    fresh_trace: Option<&str>,
+    fresh_trace: Option<&[u8]>,
     hide_key: bool,
 ) {
+    let lists = map.contains_key(header::CONNECTION);
     let listed = |name: &HeaderName| {
-        map.contains_key(header::CONNECTION)
+        lists
             && map
                 .get_all(header::CONNECTION)
                 .iter()
@@ -115,9 +135,13 @@ pub(crate) fn write_request(
     }
     put(buf, "x-request-id", request_id.as_bytes());
     if let Some(trace) = fresh_trace {
-        put(buf, TRACEPARENT, trace.as_bytes());
+        put(buf, TRACEPARENT.as_str(), trace);
     }
-    write_forwarded(buf, map, origin);
+    if origin.trust {
+        write_forwarded(buf, map, origin);
+    } else {
+        buf.put_slice(&origin.alone);
+    }
 }
 
 fn put(buf: &mut BytesMut, name: &str, value: &[u8]) {
@@ -127,7 +151,7 @@ fn put(buf: &mut BytesMut, name: &str, value: &[u8]) {
     buf.put_slice(value);
 }
 
-fn write_forwarded(buf: &mut BytesMut, map: &HeaderMap, origin: Origin) {
+fn write_forwarded(buf: &mut BytesMut, map: &HeaderMap, origin: &Origin) {
     let proto = if origin.https { "https" } else { "http" };
     let mut text = String::with_capacity(96);
     let before = |text: &mut String, name: &str| {
@@ -159,7 +183,7 @@ fn write_forwarded(buf: &mut BytesMut, map: &HeaderMap, origin: Origin) {
 
 /// The caller's own id when it is fit to stand in logs and file names, else nothing.
 pub(crate) fn accept_request_id(map: &HeaderMap) -> Option<&HeaderValue> {
-    let value = map.get(REQUEST_ID).or_else(|| map.get("x-call-id"))?;
+    let value = map.get(REQUEST_ID).or_else(|| map.get(CALL_ID))?;
     let ok = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
     let bytes = value.as_bytes();
     (!bytes.is_empty() && bytes.len() <= REQUEST_ID_MAX && bytes.iter().all(ok)).then_some(value)
@@ -228,7 +252,7 @@ impl Phases {
     }
 
     pub(crate) fn header(&self) -> HeaderValue {
-        let mut text = String::with_capacity(96);
+        let mut text = Vec::with_capacity(128);
         let phases = [
             ("queue", Some(self.queue)),
             ("schedule", self.schedule),
@@ -238,21 +262,39 @@ impl Phases {
         ];
         for (name, spent) in phases {
             let Some(spent) = spent else { continue };
-            let comma = if text.is_empty() { "" } else { ", " };
-            let micros = spent.as_micros();
-            // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "{comma}{name};dur={}.{:03}",
-                micros / 1000,
-                micros % 1000
-            );
+            if !text.is_empty() {
+                text.extend_from_slice(b", ");
+            }
+            text.extend_from_slice(name.as_bytes());
+            text.extend_from_slice(b";dur=");
+            put_millis(&mut text, spent);
             if name == "start" && !self.from.is_empty() {
-                let _ = write!(text, ";desc=\"{}\"", self.from);
+                text.extend_from_slice(b";desc=\"");
+                text.extend_from_slice(self.from.as_bytes());
+                text.push(b'"');
             }
         }
-        HeaderValue::try_from(text).expect("names, digits and punctuation only")
+        HeaderValue::from_maybe_shared(Bytes::from(text))
+            .expect("names, digits and punctuation only")
     }
+}
+
+/// Milliseconds with three decimals, by hand: on the path of every request.
+fn put_millis(text: &mut Vec<u8>, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut digits = [b'0'; 21];
+    let (mut at, mut left) = (digits.len(), micros);
+    // At least `0.000`.
+    while left > 0 || at > digits.len() - 5 {
+        at -= 1;
+        if at == digits.len() - 4 {
+            digits[at] = b'.';
+            continue;
+        }
+        digits[at] += u8::try_from(left % 10).unwrap_or_default();
+        left /= 10;
+    }
+    text.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]
@@ -268,12 +310,8 @@ mod tests {
             );
         }
         let mut buf = BytesMut::new();
-        let origin = Origin {
-            peer: [10, 0, 0, 9].into(),
-            https: false,
-            trust,
-        };
-        write_request(&mut buf, &map, origin, "id-1", None, true);
+        let origin = Origin::new([10, 0, 0, 9].into(), false, trust);
+        write_request(&mut buf, &map, &origin, "id-1", None, true);
         let text = String::from_utf8(buf.to_vec()).unwrap();
         let fields: Vec<_> = text[1..].split('\0').map(str::to_owned).collect();
         fields
@@ -365,6 +403,21 @@ mod tests {
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
         ] {
             assert!(!has_trace(&map("traceparent", bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn milliseconds_have_three_decimals() {
+        for (micros, expected) in [
+            (0, "0.000"),
+            (7, "0.007"),
+            (1_000, "1.000"),
+            (12_034, "12.034"),
+            (u64::MAX, "18446744073709551.615"),
+        ] {
+            let mut text = Vec::new();
+            put_millis(&mut text, Duration::from_micros(micros));
+            assert_eq!(String::from_utf8(text).unwrap(), expected);
         }
     }
 

@@ -26,6 +26,7 @@ mod feed;
 mod frames;
 mod function;
 mod headers;
+mod idle;
 mod instance;
 mod local;
 mod logs;

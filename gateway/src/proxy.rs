@@ -16,7 +16,7 @@ use crate::{
     function::{Function, Route},
     headers::{self, Origin, Phases},
     instance::Instance,
-    local::Local,
+    local::{Local, Trace},
     lookup,
     metrics::{self, FunctionMetrics},
     respond::{Code, Error},
@@ -41,17 +41,17 @@ struct Call {
     parts: Parts,
     /// The part of the path that the function sees.
     path: Range<usize>,
-    origin: Origin,
+    origin: Rc<Origin>,
     id: Rc<str>,
     /// When the caller's trace context cannot be continued.
-    fresh_trace: Option<String>,
+    fresh_trace: Option<Trace>,
     arrived: Instant,
 }
 
 /// A request from the invocation listener.
 pub(crate) async fn serve(
     local: Rc<Local>,
-    origin: Origin,
+    origin: Rc<Origin>,
     request: Request<InBody>,
 ) -> Response<OutBody> {
     let arrived = Instant::now();
@@ -75,7 +75,7 @@ pub(crate) async fn serve(
 pub(crate) async fn serve_manager(
     local: Rc<Local>,
     function: Arc<Function>,
-    origin: Origin,
+    origin: Rc<Origin>,
     request: Request<InBody>,
 ) -> Response<OutBody> {
     let arrived = Instant::now();
@@ -154,7 +154,7 @@ async fn invoke(
     path: Range<usize>,
     parts: Parts,
     body: InBody,
-    origin: Origin,
+    origin: Rc<Origin>,
     id: &Rc<str>,
     arrived: Instant,
     manager: bool,
@@ -228,7 +228,10 @@ impl Call {
                 time: now.saturating_duration_since(self.arrived),
                 cold: patience.cold,
             };
-            match self.attempt(slot, presence, body, deadline, wait).await? {
+            match self
+                .attempt(slot, presence, body, deadline, wait, now)
+                .await?
+            {
                 Attempt::Answered(response) => return Ok(response),
                 Attempt::Again(kept, unread) => {
                     (presence, body, again) = (kept, unread, true);
@@ -269,13 +272,13 @@ impl Call {
         body: Prepared,
         deadline: Instant,
         wait: Wait,
+        began: Instant,
     ) -> Result<Attempt, Error> {
-        let began = Instant::now();
         let Some(conn) = self.connect(&slot, deadline).await else {
             return Ok(Attempt::Again(presence, body));
         };
         let mut conn = conn;
-        let (head, whole) = self.encode(&body, deadline);
+        let (head, whole) = self.encode(&body, deadline, began);
         if let Err(unsent) = conn.send(&whole).await {
             tracing::debug!(instance = %slot.instance.id, written = unsent.written,
                 error = %unsent.error, "a request could not be sent");
@@ -289,6 +292,7 @@ impl Call {
             }
             return Ok(Attempt::Again(presence, body));
         }
+        self.local.keep(whole);
         let mut running = Running::new(
             self.local.clone(),
             self.id.clone(),
@@ -299,14 +303,14 @@ impl Call {
         );
         let mut body = Some(body);
         loop {
-            let frame = match timeout_at(deadline, running.frame()).await {
-                Ok(Ok(Ok(frame))) => frame,
-                Ok(Ok(Err(broken))) => return Err(self.broken(&mut running, &broken).await),
-                Ok(Err(failed)) => {
+            let frame = match running.frame().await {
+                Some(Ok(Ok(frame))) => frame,
+                Some(Ok(Err(broken))) => return Err(self.broken(&mut running, &broken).await),
+                Some(Err(failed)) => {
                     // The pump has told the instance; dropping `running` waits for its end.
                     return Err(failed.into_error(self.local.shared.config.limits.body_max));
                 }
-                Err(_) => return Err(self.expired(&mut running).await),
+                None => return Err(self.expired(&mut running).await),
             };
             match frame.kind {
                 kind::BUSY => {
@@ -366,17 +370,16 @@ impl Call {
     }
 
     /// The request as frames, and how many bytes of them are the head.
-    fn encode(&self, body: &Prepared, deadline: Instant) -> (usize, BytesMut) {
+    fn encode(&self, body: &Prepared, deadline: Instant, now: Instant) -> (usize, BytesMut) {
         let (flags, extra) = match body {
             Prepared::Buffered(bytes) if bytes.is_empty() => (END, 0),
             Prepared::Buffered(bytes) => (0, bytes.len() + 8),
             Prepared::Held { .. } => (HOLD, 0),
         };
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis();
+        let left = deadline.saturating_duration_since(now).as_millis();
         let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-        let mut buf = BytesMut::with_capacity(1024 + extra);
+        let mut buf = self.local.scratch();
+        buf.reserve(1024 + extra);
         frames::encode(&mut buf, kind::INVOKE, flags, |buf| {
             buf.put_u32_le(left);
             buf.put_slice(self.id.as_bytes());
@@ -395,9 +398,9 @@ impl Call {
             headers::write_request(
                 buf,
                 &self.parts.headers,
-                self.origin,
+                &self.origin,
                 &self.id,
-                self.fresh_trace.as_deref(),
+                self.fresh_trace.as_ref().map(Trace::as_slice),
                 self.route.key_required,
             );
         });

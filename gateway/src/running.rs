@@ -121,8 +121,17 @@ impl Running {
         inner.conn.poll_frame(cx).map(Ok)
     }
 
-    pub(crate) async fn frame(&mut self) -> Result<Result<Frame, Broken>, Failed> {
-        std::future::poll_fn(|cx| self.poll_frame(cx)).await
+    /// The next frame, `None` when the deadline passes before it.
+    pub(crate) async fn frame(&mut self) -> Option<Result<Result<Frame, Broken>, Failed>> {
+        std::future::poll_fn(|cx| match self.poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Some(frame)),
+            Poll::Pending => {
+                let deadline = self.deadline;
+                let passed = self.inner().conn.poll_deadline(deadline, cx);
+                passed.map(|()| None)
+            }
+        })
+        .await
     }
 
     pub(crate) fn buffered(&mut self) -> Result<Option<Frame>, frames::Violation> {

@@ -12,10 +12,7 @@ use coracle_base::Shutdown;
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
@@ -28,6 +25,7 @@ use crate::{
     body::{Cut, InBody, OutBody},
     function::Function,
     headers::Origin,
+    idle::{Answer, Connections},
     local::Local,
     proxy,
     shared::Shared,
@@ -111,11 +109,15 @@ async fn work_off(local: Rc<Local>, mut work: mpsc::Receiver<Work>, stop: Stop) 
     let calls = TaskTracker::new();
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let head_timeout = local.shared.config.limits.head_timeout;
+    let mut look = interval(Connections::interval(head_timeout));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             () = stop.drain.requested() => break,
             _ = sweep.tick() => local.pool.borrow_mut().sweep(),
+            _ = look.tick() => local.connections.look(),
             next = work.recv() => match next {
                 Some(Work::Connection { stream, peer, permit }) => {
                     connection(&local, &graceful, stream, peer, permit);
@@ -132,6 +134,8 @@ async fn work_off(local: Rc<Local>, mut work: mpsc::Receiver<Work>, stop: Stop) 
     tokio::select! {
         () = stop.hard.requested() => {}
         () = async { tokio::join!(graceful.shutdown(), calls.wait()); } => {}
+        // Heads that never end must not hold up the drain.
+        () = async { loop { look.tick().await; local.connections.look(); } } => {}
     }
 }
 
@@ -151,47 +155,65 @@ fn connection(
     };
     let config = &local.shared.config;
     let origin = origin(local, peer);
+    let watched = local.connections.watch();
+    let number = watched.number();
     let service = {
         let local = local.clone();
         service_fn(move |request: Request<hyper::body::Incoming>| {
-            let local = local.clone();
+            let (local, origin, serving) = (local.clone(), origin.clone(), watched.serving());
             async move {
                 let request = request.map(InBody::Client);
-                Ok::<_, Infallible>(proxy::serve(local, origin, request).await)
+                let response = proxy::serve(local, origin, request).await;
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, serving)))
             }
         })
     };
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.limits.head_timeout)
+        // `idle.rs` sees to it.
+        .header_read_timeout(None)
         .max_headers(config.limits.headers_max)
         .max_buf_size(config.limits.head_max)
         .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);
-    local.shared.metrics.invoke_connections.increment(1.0);
-    let gauge = local.shared.metrics.invoke_connections.clone();
-    tokio::task::spawn_local(async move {
+    let counted = Counted::new(&local.shared.metrics.invoke_connections);
+    let task = tokio::task::spawn_local(async move {
+        let _until_the_end = (counted, permit);
         // Broken heads, cut bodies and clients that leave all end here; each is the client's
         // business or was logged where it was decided.
         if let Err(error) = connection.await {
             tracing::trace!(%error, "a connection ended early");
         }
-        gauge.decrement(1.0);
-        drop(permit);
     });
+    local.connections.runs(number, task.abort_handle());
 }
 
-fn origin(local: &Local, peer: IpAddr) -> Origin {
+/// One more in a gauge while it lives.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new(gauge: &metrics::Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+fn origin(local: &Local, peer: IpAddr) -> Rc<Origin> {
     let config = &local.shared.config;
     let https = config
         .public_url
         .as_ref()
         .is_some_and(|url| url.starts_with("https:"));
-    Origin {
-        peer: peer.to_canonical(),
+    Rc::new(Origin::new(
+        peer.to_canonical(),
         https,
-        trust: config.trust_forwarded,
-    }
+        config.trust_forwarded,
+    ))
 }
 
 async fn manager_call(local: Rc<Local>, call: ManagerCall) {

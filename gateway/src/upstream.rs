@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -19,6 +20,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::io::poll_read_buf;
 
@@ -50,6 +52,8 @@ pub(crate) struct Conn {
     buffer: BytesMut,
     /// It has served before, so the instance may have gone meanwhile.
     pub(crate) kept: bool,
+    /// Kept from request to request: moving a timer on is a store, making one takes a lock.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// How much of what was to be sent has left, and why not all.
@@ -67,6 +71,7 @@ impl Conn {
             write: Some(write),
             buffer: BytesMut::new(),
             kept: false,
+            timer: None,
         })
     }
 
@@ -106,13 +111,24 @@ impl Conn {
             }
             // A body piece is up to 64 KiB with its header; the buffer grows to what is on its way.
             self.buffer.reserve(READ_FIRST);
-            let read = std::pin::Pin::new(&mut self.read);
+            let read = Pin::new(&mut self.read);
             match ready!(poll_read_buf(read, cx, &mut self.buffer)) {
                 Ok(0) => return Poll::Ready(Err(Broken::Closed)),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(Broken::Io(error))),
             }
         }
+    }
+
+    /// Whether the deadline has passed.
+    pub(crate) fn poll_deadline(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
     }
 
     pub(crate) async fn frame(&mut self) -> Result<Frame, Broken> {
