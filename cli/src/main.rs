@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod output;
+
 mod admin;
 mod api;
 mod commands;
 mod data;
 mod error;
-mod output;
 mod roles;
 mod settings;
 

@@ -1,9 +1,49 @@
 //! Answers on standard output: a table for people, JSON or YAML for programs.
 
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
 use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::error::CliError;
+
+/// `print!`, for an output whose reader may leave, as `head` does.
+macro_rules! out {
+    ($($text:tt)*) => {
+        $crate::output::write(format_args!($($text)*))
+    };
+}
+
+/// `println!`, for an output whose reader may leave.
+macro_rules! outln {
+    () => {
+        $crate::output::write(format_args!("\n"))
+    };
+    ($($text:tt)*) => {
+        $crate::output::write(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// Writes to standard output; ends the process where that cannot be done. The standard macros
+/// panic then.
+pub(crate) fn write(text: fmt::Arguments<'_>) {
+    if let Err(error) = io::stdout().write_fmt(text) {
+        std::process::exit(unwritable(&error));
+    }
+}
+
+/// The exit code. A reader that has left has what it wants: as quiet as SIGPIPE, with the code
+/// that a shell shows for it.
+fn unwritable(error: &io::Error) -> i32 {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return 141;
+    }
+    eprintln!("coracle: cannot write the answer: {error}");
+    1
+}
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -21,8 +61,8 @@ impl Output {
     pub(crate) fn print(self, value: &Value, table: impl FnOnce(&Value)) -> Result<(), CliError> {
         match self {
             Self::Table => table(value),
-            Self::Json => println!("{value:#}"),
-            Self::Yaml => print!(
+            Self::Json => outln!("{value:#}"),
+            Self::Yaml => out!(
                 "{}",
                 serde_norway::to_string(value)
                     .map_err(|error| CliError::failed("cannot write YAML", error))?
@@ -38,7 +78,7 @@ impl Output {
             .cloned()
             .unwrap_or_else(|| answer.clone());
         self.print(&items, |items| {
-            print!(
+            out!(
                 "{}",
                 table(items.as_array().map_or(&[][..], Vec::as_slice), columns)
             );
@@ -90,6 +130,12 @@ pub(crate) fn text(value: &Value, pointer: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_has_left_is_no_failure_to_tell_of() {
+        assert_eq!(unwritable(&io::ErrorKind::BrokenPipe.into()), 141);
+        assert_eq!(unwritable(&io::ErrorKind::StorageFull.into()), 1);
+    }
 
     #[test]
     fn columns_line_up_and_missing_values_show() {

@@ -100,7 +100,7 @@ impl FunctionCommand {
                 let value = api
                     .get(&api.in_project(&function_path(&namespace, &name)))
                     .await?;
-                output.print(&value, |v| println!("{v:#}"))
+                output.print(&value, |v| outln!("{v:#}"))
             }
             Verb::Describe(describe) => describe.run(&api, &namespace).await,
             Verb::Invoke(invoke) => invoke.run(&api, &namespace).await,

@@ -173,12 +173,12 @@ async fn create_function_key(
         .json(Method::POST, &api.in_project("keys"), Some(&body))
         .await?;
     match output {
-        KeyOutput::Plain => println!("{}", text(&key, "/secret")),
-        KeyOutput::Env => println!(
+        KeyOutput::Plain => outln!("{}", text(&key, "/secret")),
+        KeyOutput::Env => outln!(
             "export CORACLE_FUNCTION_KEY={}",
             quote(&text(&key, "/secret"))
         ),
-        KeyOutput::Json => println!("{key:#}"),
+        KeyOutput::Json => outln!("{key:#}"),
     }
     eprintln!("key {name} created; its secret is shown this once. Send it as X-API-Key.");
     Ok(())
@@ -214,10 +214,10 @@ async fn create_credentials(
     let secret = text(&token, "/token");
     let variables = gcore_variables(api.base(), &secret, id);
     match output {
-        KeyOutput::Plain => println!("{secret}"),
+        KeyOutput::Plain => outln!("{secret}"),
         KeyOutput::Env => {
             for (name, value) in &variables {
-                println!("export {name}={}", quote(value));
+                outln!("export {name}={}", quote(value));
             }
         }
         KeyOutput::Json => {
@@ -225,7 +225,7 @@ async fn create_credentials(
                 .into_iter()
                 .map(|(k, v)| (k.to_owned(), v.into()))
                 .collect();
-            println!("{:#}", Value::Object(map));
+            outln!("{:#}", Value::Object(map));
         }
     }
     Ok(())

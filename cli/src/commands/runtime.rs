@@ -165,6 +165,6 @@ async fn build(
     let (image, ()) = tokio::join!(making, show);
     let image =
         image.map_err(|error| CliError::Failed(format!("runtime {name}: {}", chain(&error))))?;
-    println!("{name} {} {}", image.digest, image.rootfs.display());
+    outln!("{name} {} {}", image.digest, image.rootfs.display());
     Ok(())
 }

@@ -29,7 +29,7 @@ impl Version {
             "server": server.and_then(|v| v.get("version").cloned()),
         });
         self.output.print(&value, |v| {
-            println!(
+            outln!(
                 "client  {}\nserver  {}",
                 text(v, "/client"),
                 text(v, "/server")

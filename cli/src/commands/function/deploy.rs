@@ -111,7 +111,7 @@ impl Deploy {
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         show_build_log(api, &path, revision, deadline).await?;
         let done = wait_until_final(api, &path, revision, deadline).await?;
-        println!("{}", text(&done, "/endpoint"));
+        outln!("{}", text(&done, "/endpoint"));
         Ok(())
     }
 

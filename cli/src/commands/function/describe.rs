@@ -27,9 +27,9 @@ impl Describe {
 
 fn print_human(all: &Value) {
     let f = &all["function"];
-    println!("Function   {}/{}", text(f, "/namespace"), text(f, "/name"));
-    println!("Endpoint   {}", text(f, "/endpoint"));
-    println!(
+    outln!("Function   {}/{}", text(f, "/namespace"), text(f, "/name"));
+    outln!("Endpoint   {}", text(f, "/endpoint"));
+    outln!(
         "Revision   {} {}, serving {}",
         text(f, "/revision/number"),
         text(f, "/revision/stage"),
@@ -40,10 +40,10 @@ fn print_human(all: &Value) {
         ("Build", "/revision/message"),
     ] {
         if text(f, pointer) != "-" {
-            println!("{label:10} {}", text(f, pointer));
+            outln!("{label:10} {}", text(f, pointer));
         }
     }
-    println!(
+    outln!(
         "Instances  {} ready of {} wanted, {} to {} allowed",
         text(f, "/instances/ready"),
         text(f, "/instances/wanted"),
@@ -90,6 +90,6 @@ fn section(all: &Value, key: &str, heading: &str, columns: &[crate::output::Colu
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
     if !rows.is_empty() {
-        print!("\n{heading}\n{}", table(rows, columns));
+        out!("\n{heading}\n{}", table(rows, columns));
     }
 }

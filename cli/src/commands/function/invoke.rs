@@ -97,7 +97,7 @@ impl Invoke {
             }
         }
         if std::io::stdout().is_terminal() {
-            println!();
+            outln!();
         }
         if status.is_client_error() || status.is_server_error() {
             eprintln!("coracle: the function answered {status}");

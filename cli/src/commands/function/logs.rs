@@ -82,11 +82,11 @@ impl Logs {
 
     fn print(&self, line: &Value) {
         if self.json {
-            println!("{line}");
+            outln!("{line}");
             return;
         }
         let instance = text(line, "/instance");
-        println!(
+        outln!(
             "{} {:8} {:8} {}",
             text(line, "/time"),
             instance.get(..8).unwrap_or(&instance),
