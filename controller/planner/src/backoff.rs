@@ -50,6 +50,9 @@ impl Failures {
             // from the last of them, and only a retry after the wait doubles it.
             retry_at: match before {
                 Some(b) if b.count > 0 && now < b.retry_at => b.retry_at,
+                _ if answered_ms > 0 => {
+                    now.plus_millis(wait_ms(config, failed).min(config.answered_most_ms))
+                }
                 _ => now.plus_millis(wait_ms(config, failed)),
             },
             reason: reason.to_string(),
@@ -92,6 +95,21 @@ mod tests {
             now = retry_at;
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    }
+
+    #[test]
+    fn code_that_starts_is_never_kept_away_for_long() {
+        let config = BackoffConfig::default();
+        let mut state: Option<Failures> = None;
+        let mut now = Timestamp(1_000_000);
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            state = Failures::after(state.as_ref(), &config, now, &EXITED, 20);
+            let retry_at = state.as_ref().map(|s| s.retry_at).expect("failed");
+            waits.push(retry_at.since(now) / 1_000);
+            now = retry_at;
+        }
+        assert_eq!(waits, [1, 2, 4, 4, 4]);
     }
 
     #[test]
