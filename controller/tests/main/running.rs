@@ -59,7 +59,10 @@ async fn zero_is_reached_and_left_by_an_activation_once_per_id() {
 #[tokio::test]
 async fn the_minimum_is_restored_after_a_loss_and_a_crash_loop_is_backed_off_and_shown() {
     let dir = tempfile::tempdir().unwrap();
-    let slow = |config: &mut coracle_controller::Config| config.backoff.first_ms = 60_000;
+    let slow = |config: &mut coracle_controller::Config| {
+        config.backoff.first_ms = 60_000;
+        config.backoff.answered_most_ms = 60_000;
+    };
     let server = Server::with(dir.path(), slow).await;
     let agent = Agent::new();
     let session = agent.connect(&server.channel).await;
