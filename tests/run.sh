@@ -17,10 +17,11 @@ build_all() {
 }
 
 # nextest gives each test a process and a timeout; plain cargo does where it is not installed.
-run_tests() { # profile
+run_tests() { # profile, then arguments of nextest
     local profile=$1
+    shift
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run "${build[@]}" --profile "$profile"
+        cargo nextest run "${build[@]}" --profile "$profile" "$@"
     elif [ "$profile" = e2e ]; then
         cargo test "${build[@]}" --test e2e -- --test-threads=1
     else
@@ -69,4 +70,6 @@ if [ "$part" != unit ]; then
         export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E"
     fi
     run_tests e2e
+    say "the same with controller, agent and gateway as three processes"
+    CORACLE_TEST_APART=1 run_tests e2e --filterset 'package(coracle-tests)'
 fi

@@ -81,7 +81,7 @@ async fn a_large_body_is_refused_without_being_kept() {
     let code = "def main(event=None, context=None):\n    return 'x'\n";
     server.deploy("sink", code, json!({})).await;
     let memory = |server: &Server| -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.pids()[0]));
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.gateway_pid()));
         let pages = statm
             .expect("statm")
             .split(' ')

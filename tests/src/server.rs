@@ -22,12 +22,23 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// A build with dependencies fetches them from a registry.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Extra flags of `coracle up`.
     pub flags: Vec<String>,
-    /// Controller, agent and gateway as three processes.
+    /// Controller, agent and gateway as three processes; `CORACLE_TEST_APART=1` makes it the
+    /// default, so that the whole suite runs both ways.
     pub apart: bool,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let apart = std::env::var_os("CORACLE_TEST_APART").is_some_and(|value| value == "1");
+        Self {
+            flags: Vec::new(),
+            apart,
+        }
+    }
 }
 
 /// Everything it made is removed when it is dropped, also when the test panics.
@@ -501,7 +512,7 @@ impl Server {
             };
             entries.flatten().map(|entry| size(&entry.path())).sum()
         }
-        size(&self.data().join("agent/logs"))
+        size(&self.agent_data().join("agent/logs"))
     }
 
     pub fn cluster_id(&self) -> String {
@@ -512,11 +523,7 @@ impl Server {
 
     /// `coracle down`: takes what a stopped server left off the machine.
     pub fn down(&self) {
-        let data = if self.options.apart {
-            self.path("agent")
-        } else {
-            self.data()
-        };
+        let data = self.agent_data();
         let output = Command::new(binary())
             .arg("down")
             .arg(format!("--data={}", data.display()))
@@ -533,13 +540,22 @@ impl Server {
         );
     }
 
-    fn cluster_file(&self) -> PathBuf {
+    /// Of the process that is or holds the agent.
+    pub fn agent_data(&self) -> PathBuf {
         if self.options.apart {
             self.path("agent")
         } else {
             self.data()
         }
-        .join("cluster.json")
+    }
+
+    /// Of the process that is or holds the gateway.
+    pub fn gateway_pid(&self) -> u32 {
+        self.processes.last().expect("the server runs").id()
+    }
+
+    fn cluster_file(&self) -> PathBuf {
+        self.agent_data().join("cluster.json")
     }
 }
 
@@ -567,11 +583,7 @@ impl Drop for Server {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let data = if self.options.apart {
-            self.path("agent")
-        } else {
-            self.data()
-        };
+        let data = self.agent_data();
         let down = Command::new(binary())
             .args(["down", "--purge"])
             .arg(format!("--data={}", data.display()))
