@@ -13,6 +13,9 @@ use crate::{
 
 const PHASES: [&str; 5] = ["queue", "schedule", "start", "init", "run"];
 
+/// All phases of one answer: from its request's head in the gateway to its own head there.
+const INSIDE: &str = "together";
+
 const PYTHON: &str = "def main():\n    return 'x'\n";
 const NODE: &str = "module.exports.main = () => 'x';\n";
 
@@ -90,6 +93,9 @@ async fn measure(runtime: &str, code: &str, network: &str, pool: Pool, functions
         for phase in PHASES {
             phases.entry(phase).or_default().extend(answer.phase(phase));
         }
+        // The rest of the total is the client's, and the way between the two.
+        let inside = PHASES.iter().filter_map(|phase| answer.phase(phase)).sum();
+        phases.entry(INSIDE).or_default().push(inside);
         let timing = answer.header("server-timing");
         let origin = timing
             .split("desc=")
@@ -108,7 +114,7 @@ async fn measure(runtime: &str, code: &str, network: &str, pool: Pool, functions
         quantile(&totals, 0.99),
         totals.last().copied().unwrap_or_default()
     );
-    for phase in PHASES {
+    for phase in PHASES.into_iter().chain([INSIDE]) {
         if let Some(samples) = phases.get_mut(phase).filter(|s| !s.is_empty()) {
             samples.sort_by(f64::total_cmp);
             println!(

@@ -1,5 +1,5 @@
-//! How busy each function is: counted per thread, reported to the leader each second and at once
-//! when a request is parked.
+//! How busy each function is: counted per thread, reported to the leader each second and soon
+//! after a request was parked.
 
 use std::{
     collections::HashMap,
@@ -15,8 +15,10 @@ use tokio::time::Instant;
 use crate::{function::Function, shared::Shared};
 
 const EVERY: Duration = Duration::from_secs(1);
-/// Parking in a burst must not become a report for each request.
-const AT_LEAST_APART: Duration = Duration::from_millis(20);
+/// From a request that was parked to the report of it. Not at once: the activation says the same
+/// first, and the start it leads to should not share the processors with a report that adds
+/// nothing. A burst becomes one report.
+const AFTER_PARKING: Duration = Duration::from_millis(20);
 
 /// Requests of one function inside the gateway (parked or in an instance) on one thread.
 #[derive(Debug)]
@@ -170,7 +172,7 @@ pub(crate) async fn report(shared: Arc<Shared>, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.requested() => return,
             () = tokio::time::sleep_until(last + EVERY) => {}
-            () = shared.parked.notified() => tokio::time::sleep_until(last + AT_LEAST_APART).await,
+            () = shared.parked.notified() => tokio::time::sleep(AFTER_PARKING).await,
         }
         let now = Instant::now();
         let (functions, after) = reported.next(shared.table.functions().into_iter(), last, now);
