@@ -43,6 +43,16 @@ async fn two_hundred_calls_to_zero_are_all_answered() {
         })
         .collect();
     until("all are parked", || world.gateway.health().queued == 200).await;
+    until("demand is reported", || {
+        world
+            .plane
+            .demand
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|r| r.functions.iter().any(|f| f.queued > 0))
+    })
+    .await;
     world.plane.ready(&one);
     world.plane.ready(&two);
     let statuses: HashSet<_> = join_all(calls)
@@ -68,16 +78,6 @@ async fn two_hundred_calls_to_zero_are_all_answered() {
         parked.iter().any(|p| *p > 1),
         "the burst was told: {parked:?}"
     );
-    until("demand is reported", || {
-        world
-            .plane
-            .demand
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|r| r.functions.iter().any(|f| f.queued > 0))
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
