@@ -225,6 +225,7 @@ impl Cgroup {
                     &cpu.join("cpu.cfs_quota_us"),
                     &limits.cpu_quota().to_string(),
                 )?;
+                saved_up(&cpu.join("cpu.cfs_burst_us"), limits);
                 write(&cpu.join("cpu.shares"), &limits.cpu_shares().to_string())?;
                 write(&pids.join("pids.max"), &limits.processes.to_string())
             }
@@ -241,6 +242,7 @@ impl Cgroup {
                 }
                 let quota = format!("{} {}", limits.cpu_quota(), Limits::CPU_PERIOD);
                 write(&dir.join("cpu.max"), &quota)?;
+                saved_up(&dir.join("cpu.max.burst"), limits);
                 write(&dir.join("cpu.weight"), &limits.cpu_weight().to_string())?;
                 write(&dir.join("pids.max"), &limits.processes.to_string())
             }
@@ -292,6 +294,13 @@ impl Cgroup {
             .lines()
             .any(|line| line.splitn(3, ':').nth(2) == Some(path))
     }
+}
+
+/// Lets one period's unused processor time be used later, so that a request after a pause is not
+/// throttled for the few milliseconds that it needs more than its share. Kernels before 5.14 have
+/// no such file, and do without.
+fn saved_up(path: &Path, limits: &Limits) {
+    let _ = write(path, &limits.cpu_quota().to_string());
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {

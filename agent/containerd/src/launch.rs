@@ -22,6 +22,8 @@ use crate::{
     stem::{Busy, PROCESSES, Pools, Stem, make_apart},
 };
 
+/// How long the note beside the container's files stands in for its record.
+const LABEL_AFTER: Duration = Duration::from_millis(100);
 /// Stems that may turn out dead before a fresh container is made.
 const STEM_TRIES: usize = 3;
 /// How long code that is being loaded holds up other claims.
@@ -241,6 +243,8 @@ impl Launcher {
             tracing::warn!(container = container.id, %error, "cannot note an instance's identity");
         }
         tokio::spawn(async move {
+            // The first request comes before it.
+            tokio::time::sleep(LABEL_AFTER).await;
             let written = machine.client.label_container(&container.id, labels).await;
             if let Err(error) = written
                 && !container.is_gone()

@@ -25,6 +25,8 @@ use crate::{
     spec,
 };
 
+/// From the end of a claim to the next container start.
+const CALM: Duration = Duration::from_millis(50);
 /// From the program's start to its first answer; a busy machine compiles and reads from disk.
 const BOOT: Duration = Duration::from_secs(60);
 /// A whole processor for starting up; the claim sets what the function has.
@@ -146,6 +148,9 @@ pub(crate) struct Pools {
     changed: Notify,
     /// Launches that wait; refilling would slow them.
     busy: AtomicUsize,
+    /// Nothing is made before this: a claim is followed by the request that it was for, which a
+    /// container start beside it would slow down.
+    calm_at: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -162,6 +167,7 @@ impl Pools {
             state: Mutex::default(),
             changed: Notify::new(),
             busy: AtomicUsize::new(0),
+            calm_at: Mutex::new(Instant::now()),
         }
     }
 
@@ -259,6 +265,11 @@ pub(crate) struct Busy(Arc<Pools>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        *self
+            .0
+            .calm_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now() + CALM;
         if self.0.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.changed.notify_one();
         }
@@ -286,6 +297,11 @@ pub(crate) async fn refill(
             Step::Make(runtime, rootfs) => {
                 if pools.busy.load(Ordering::SeqCst) > 0 {
                     pools.changed.notified().await;
+                    continue;
+                }
+                let calm_at = *pools.calm_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if Instant::now() < calm_at {
+                    tokio::time::sleep_until(calm_at).await;
                     continue;
                 }
                 let earliest_next = Instant::now() + limits.interval;
