@@ -33,7 +33,8 @@ async fn an_update_under_load_loses_no_request() {
     .await;
     let report = load.stop().await;
     assert_eq!(report.failures(), Default::default(), "{report:#?}");
-    assert!(report.total() > 50, "{report:?}");
+    // The load went on through the updates: it saw revisions come and go.
+    assert!(report.bodies.len() >= 3, "{report:?}");
 }
 
 #[tokio::test]
