@@ -186,6 +186,7 @@ async fn with_more_requests_in_it_an_instance_finishes_the_others_first() {
         async move { world.get(HELLO).await }
     });
     until("one runs", || instance.script.calls() == 1).await;
+    // Nothing is waited for: the two deadlines have to lie apart.
     tokio::time::sleep(Duration::from_millis(500)).await;
     instance.script.then(Act::Wait);
     let other = tokio::spawn({
