@@ -1,6 +1,11 @@
 //! One member of the group without threads, sockets or clocks: raft, the log and the state
 //! machine, moved by whoever calls. The same calls in the same order give the same results.
 
+#![cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "shown to simulations by `crate::testing`")
+)]
+
 use std::cell::Cell;
 
 use protobuf::Message as _;
@@ -33,7 +38,7 @@ const INFLIGHT_MESSAGES: usize = 256;
 
 /// What comes out while a batch is worked through. Called in the order in which things may
 /// happen: a message that is handed over may leave at once.
-pub(crate) trait Output<R> {
+pub trait Output<R> {
     fn send(&mut self, message: Message);
     /// After the machine has published the batch.
     fn applied(&mut self, applied: Done<R>);
@@ -44,29 +49,29 @@ pub(crate) trait Output<R> {
 
 /// A command that was applied, and what came of it.
 #[derive(Debug)]
-pub(crate) struct Done<R> {
-    pub(crate) index: u64,
-    pub(crate) term: u64,
-    pub(crate) leading: bool,
-    pub(crate) response: R,
+pub struct Done<R> {
+    pub index: u64,
+    pub term: u64,
+    pub leading: bool,
+    pub response: R,
 }
 
 /// Where a proposal stands if it survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) index: u64,
-    pub(crate) term: u64,
+pub struct Position {
+    pub index: u64,
+    pub term: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     NotLeader { leader: Option<u64> },
     TooLarge { bytes: usize },
     Empty,
     Busy,
 }
 
-pub(crate) struct Core<S: LogStore, M: Machine> {
+pub struct Core<S: LogStore, M: Machine> {
     raft: RawNode<Storage<S>>,
     machine: M,
     seed: u64,
@@ -81,7 +86,7 @@ pub(crate) struct Core<S: LogStore, M: Machine> {
 impl<S: LogStore, M: Machine> Core<S, M> {
     /// Rebuilds the state from the snapshot and the log. A single voter stands for election at
     /// once; it leads after the next [`Core::advance`].
-    pub(crate) fn new(config: &Config, mut log: S, mut machine: M) -> Result<Self, Fatal> {
+    pub fn new(config: &Config, mut log: S, mut machine: M) -> Result<Self, Fatal> {
         let blank = log.last_index() == 0 && log.state().members == ConfState::default();
         if blank && !config.voters.is_empty() {
             found(&mut log, &config.voters, &machine)?;
@@ -113,7 +118,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         Ok(core)
     }
 
-    pub(crate) fn tick(&mut self) {
+    pub fn tick(&mut self) {
         // Raft draws election timeouts from the thread's generator, which would make runs
         // unrepeatable. It only looks at the drawn value in here.
         let raft = &mut self.raft.raft;
@@ -126,13 +131,13 @@ impl<S: LogStore, M: Machine> Core<S, M> {
 
     /// A message from a peer. Raft's own complaints (an unknown member, a message that only makes
     /// sense locally) mean nothing to anyone but a debugger: the sender repeats what matters.
-    pub(crate) fn step(&mut self, message: Message) {
+    pub fn step(&mut self, message: Message) {
         if let Err(error) = self.raft.step(message) {
             tracing::debug!(%error, "message from a peer ignored");
         }
     }
 
-    pub(crate) fn propose(&mut self, command: Vec<u8>) -> Result<Position, Refused> {
+    pub fn propose(&mut self, command: Vec<u8>) -> Result<Position, Refused> {
         if command.is_empty() {
             // Raft's own empty entries open each term, and do not reach the machine.
             return Err(Refused::Empty);
@@ -151,8 +156,8 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     }
 
     /// A change of the group, prepared by the caller: as learner first, one at a time.
-    #[cfg(test)]
-    pub(crate) fn propose_membership(&mut self, change: ConfChangeV2) -> Result<Position, Refused> {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn propose_membership(&mut self, change: ConfChangeV2) -> Result<Position, Refused> {
         self.check_leading()?;
         self.raft
             .propose_conf_change(Vec::new(), change)
@@ -181,15 +186,15 @@ impl<S: LogStore, M: Machine> Core<S, M> {
 
     /// Asks a majority whether this member still leads. Without effect unless
     /// [`Status::caught_up`]; may be lost, so the caller repeats it.
-    pub(crate) fn read_index(&mut self, context: u64) {
+    pub fn read_index(&mut self, context: u64) {
         self.raft.read_index(context.to_be_bytes().to_vec());
     }
 
-    pub(crate) fn unreachable(&mut self, peer: u64) {
+    pub fn unreachable(&mut self, peer: u64) {
         self.raft.report_unreachable(peer);
     }
 
-    pub(crate) fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
+    pub fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
         let status = if arrived {
             SnapshotStatus::Finish
         } else {
@@ -200,7 +205,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
 
     /// Begins to hand leadership to the voter that has most of the log. False when there is
     /// nobody to hand it to.
-    pub(crate) fn hand_over(&mut self) -> bool {
+    pub fn hand_over(&mut self) -> bool {
         let raft = &self.raft.raft;
         if raft.state != StateRole::Leader {
             return false;
@@ -219,13 +224,13 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         best.is_some()
     }
 
-    pub(crate) fn has_work(&self) -> bool {
+    pub fn has_work(&self) -> bool {
         self.raft.has_ready() || self.compact_to.is_some()
     }
 
     /// Works through one batch, if there is one: sends, applies, stores, acknowledges, in the
     /// order on which raft's safety rests. Draining all input first is what makes batches large.
-    pub(crate) fn advance(&mut self, out: &mut impl Output<M::Response>) -> Result<(), Fatal> {
+    pub fn advance(&mut self, out: &mut impl Output<M::Response>) -> Result<(), Fatal> {
         if self.raft.has_ready() {
             self.work_through(out)?;
         }
@@ -425,11 +430,11 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         Ok(())
     }
 
-    pub(crate) fn applied(&self) -> u64 {
+    pub fn applied(&self) -> u64 {
         self.applied
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let raft = &self.raft.raft;
         let leading = raft.state == StateRole::Leader;
         Status {
@@ -452,7 +457,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     }
 
     /// Everything so far on disk, the applied index too, so that the next start replays little.
-    pub(crate) fn flush(&mut self) -> Result<(), Fatal> {
+    pub fn flush(&mut self) -> Result<(), Fatal> {
         let write = Write {
             applied: Some(self.applied),
             ..Write::default()
@@ -460,24 +465,32 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         Ok(self.raft.mut_store().log.write(write, Durability::Synced)?)
     }
 
-    #[cfg(test)]
-    pub(crate) fn log(&self) -> &S {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn log(&self) -> &S {
         &self.raft.store().log
     }
 
-    #[cfg(test)]
-    pub(crate) fn log_mut(&mut self) -> &mut S {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn log_mut(&mut self) -> &mut S {
         &mut self.raft.mut_store().log
     }
 
-    #[cfg(test)]
-    pub(crate) fn machine(&self) -> &M {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn machine(&self) -> &M {
         &self.machine
     }
 
-    #[cfg(test)]
-    pub(crate) fn into_log(self) -> S {
+    #[cfg(any(test, feature = "testing"))]
+    pub fn into_log(self) -> S {
         self.raft.raft.r.raft_log.store.log
+    }
+}
+
+impl<S: LogStore, M: Machine> std::fmt::Debug for Core<S, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
     }
 }
 
@@ -591,7 +604,7 @@ fn raft_proto_v2(change: &ConfChange) -> ConfChangeV2 {
 }
 
 /// A well-mixed function of its input (splitmix64's), so that members and terms draw apart.
-pub(crate) fn scramble(value: u64) -> u64 {
+pub fn scramble(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -25,6 +25,8 @@ mod rng;
 mod sim;
 mod status;
 mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transport;
 
 pub use crate::{
