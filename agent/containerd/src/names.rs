@@ -7,23 +7,45 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use coracle_model::Invalid;
 
-/// Eight lower-case hexadecimal characters.
+/// Eight lower-case hexadecimal characters, and on machines that may hold several nodes of one
+/// cluster the node's part.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ClusterId(String);
+pub struct ClusterId {
+    id: String,
+    node: Option<String>,
+}
 
 impl ClusterId {
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// Names of this node's things, where another node of the same cluster may be on the machine.
+    /// Interfaces and firewall chains have no room for it, and need none: such nodes have network
+    /// namespaces of their own, or they could not have an address each.
+    #[must_use]
+    pub fn on_node(self, node: coracle_model::NodeId) -> Self {
+        let mut part = node.0.simple().to_string();
+        part.truncate(8);
+        Self {
+            node: Some(part),
+            ..self
+        }
     }
 
-    /// The id as a number, to spread clusters over address and user id ranges.
+    /// As a number, to spread clusters, and the nodes of one, over address and user id ranges.
     pub(crate) fn number(&self) -> u32 {
-        u32::from_str_radix(&self.0, 16).expect("the characters were checked")
+        let number = |hex| u32::from_str_radix(hex, 16).expect("the characters were checked");
+        number(&self.id) ^ self.node.as_deref().map_or(0, number)
+    }
+
+    /// `coracle-<cluster>`, with the node's part where it has one.
+    fn owner(&self) -> String {
+        match &self.node {
+            Some(node) => format!("coracle-{self}-{node}"),
+            None => format!("coracle-{self}"),
+        }
     }
 
     /// containerd's namespace.
     pub(crate) fn namespace(&self) -> String {
-        format!("coracle-{self}")
+        self.owner()
     }
 
     /// At most 15 characters, as for every interface.
@@ -39,7 +61,7 @@ impl ClusterId {
 
     /// Below the root of each cgroup hierarchy.
     pub(crate) fn cgroup_parent(&self) -> String {
-        format!("/coracle-{self}")
+        format!("/{}", self.owner())
     }
 
     /// At most 28 characters, as for every chain.
@@ -51,7 +73,7 @@ impl ClusterId {
     /// mapped root must be able to walk there, and a data directory may lie below one that only
     /// root can enter (such as `/root`).
     pub(crate) fn machine_dir(&self) -> PathBuf {
-        PathBuf::from(format!("/run/coracle-{self}"))
+        PathBuf::from(format!("/run/{}", self.owner()))
     }
 }
 
@@ -65,25 +87,43 @@ impl FromStr for ClusterId {
                 "must be 8 characters of 0-9 and a-f",
             ));
         }
-        Ok(Self(s.to_owned()))
+        Ok(Self {
+            id: s.to_owned(),
+            node: None,
+        })
     }
 }
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.id)
     }
 }
 
 impl fmt::Debug for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cluster:{}", self.0)
+        f.write_str(&self.owner())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_nodes_of_a_cluster_share_no_name_outside_their_networks() {
+        let id = || "0123abcd".parse::<ClusterId>().expect("an id");
+        let node = |n: u128| coracle_model::NodeId(uuid::Uuid::from_u128(n << 96));
+        let (alone, a, b) = (id(), id().on_node(node(1)), id().on_node(node(2)));
+        assert_eq!(alone.cgroup_parent(), "/coracle-0123abcd");
+        assert_eq!(a.cgroup_parent(), "/coracle-0123abcd-00000001");
+        for names in [ClusterId::namespace, ClusterId::cgroup_parent] {
+            assert_ne!(names(&a), names(&b));
+            assert_ne!(names(&a), names(&alone));
+        }
+        assert_ne!(a.number(), b.number());
+        assert_ne!(a.machine_dir(), b.machine_dir());
+    }
 
     #[test]
     fn names_fit_the_kernels_limits() {
