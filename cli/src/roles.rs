@@ -4,6 +4,7 @@
 mod agent;
 mod controller;
 mod gateway;
+mod notify;
 mod signals;
 
 use std::{future::Future, time::Duration};
@@ -41,6 +42,7 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         data.write_server_file(&gateway.server_file(admin_address))?;
         let fresh_token = controller.bootstrap().await?;
         announce(&data, &gateway.server_file(admin_address), fresh_token);
+        notify::started(&rest);
         // Requests that are under way need the agent and the controller until they end.
         let served = gateway.run(signals, &rest).await;
         end(rest).await;
@@ -61,6 +63,7 @@ pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         controller.spawn(&rest);
+        notify::started(&rest);
         if let Some(token) = controller.bootstrap().await? {
             announce_token(&data, &token);
         }
@@ -90,6 +93,7 @@ pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         agent.spawn(&rest);
+        notify::started(&rest);
         let outcome = until_stopped(signals, &rest).await;
         end(rest).await;
         outcome
@@ -106,6 +110,7 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
         let rest = Shutdown::new();
         let admin_address = admin.serve(settings.admin, &rest).await?;
         data.write_server_file(&gateway.server_file(admin_address))?;
+        notify::started(&rest);
         let served = gateway.run(signals, &rest).await;
         end(rest).await;
         served

@@ -269,6 +269,10 @@ impl Private {
                 "PATH",
                 format!("{path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"),
             )
+            // What our supervisor asked of us is not asked of it.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_PID")
+            .env_remove("WATCHDOG_USEC")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log_file)

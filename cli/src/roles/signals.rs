@@ -40,6 +40,7 @@ impl Signals {
     pub(super) fn drive(mut self, shutdown: Shutdown) {
         tokio::spawn(async move {
             self.next().await;
+            super::notify::stopping();
             tracing::info!("stopping; a second signal stops at once");
             self.stopping.request();
             shutdown.request();
