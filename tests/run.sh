@@ -11,7 +11,7 @@ part=${1:-all}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
 # Everything is built once, with one set of features, for all parts.
-build=(--locked --workspace --features coracle-containerd/e2e)
+build=(--locked --workspace --features coracle-containerd/e2e,coracle/fake-driver)
 build_all() {
     cargo build "${build[@]}" --all-targets
 }

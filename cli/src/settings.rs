@@ -79,6 +79,9 @@ pub(crate) struct RawSettings {
     )]
     #[serde(alias = "labels")]
     pub(crate) label: Option<Vec<String>>,
+    /// What runs instances: `containerd`, or `fake` where the binary was built for tests
+    #[arg(long, env = "CORACLE_DRIVER", value_name = "DRIVER", hide = true)]
+    pub(crate) driver: Option<String>,
     /// containerd's socket [default: the machine's if it answers, else a private containerd]
     #[arg(long, env = "CORACLE_CONTAINERD", value_name = "PATH")]
     pub(crate) containerd: Option<PathBuf>,
@@ -154,6 +157,7 @@ impl RawSettings {
             stems,
             node_name,
             label,
+            driver,
             containerd,
             image_route,
             images,
@@ -184,6 +188,13 @@ pub(crate) enum ImageRoute {
     HostPackages,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    Containerd,
+    #[cfg(feature = "fake-driver")]
+    Fake,
+}
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -202,6 +213,7 @@ pub(crate) struct Settings {
     pub(crate) stems: u32,
     pub(crate) node_name: String,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) driver: Driver,
     pub(crate) containerd: Option<PathBuf>,
     pub(crate) image_route: ImageRoute,
     pub(crate) images: PathBuf,
@@ -256,6 +268,15 @@ impl Settings {
                 _ => errors.push(format!("label: {label:?} is not of the form key=value")),
             }
         }
+        let driver = match raw.driver.as_deref() {
+            None | Some("containerd") => Driver::Containerd,
+            #[cfg(feature = "fake-driver")]
+            Some("fake") => Driver::Fake,
+            Some(other) => {
+                errors.push(format!("driver: {other:?} is not containerd"));
+                Driver::Containerd
+            }
+        };
         let image_route = match raw.image_route.as_deref() {
             None | Some("recipe") => ImageRoute::Recipe,
             Some("host-packages") => ImageRoute::HostPackages,
@@ -353,6 +374,7 @@ impl Settings {
             stems: raw.stems.unwrap_or(4),
             node_name: raw.node_name.unwrap_or_else(host_name),
             labels,
+            driver,
             containerd: raw.containerd,
             image_route,
             grace: seconds(raw.grace, GRACE),

@@ -1,11 +1,17 @@
-//! The agent's part of a server, on the real containerd.
+//! The agent's part of a server, on the real containerd; suites of processes without containers
+//! build the binary with the feature `fake-driver`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+#[cfg(feature = "fake-driver")]
+use std::path::PathBuf;
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use coracle_agent::{Agent, Config, Limits, LogLimits, LogStore, NodeImages};
+use coracle_agent::{
+    Agent, Config, Limits, LogLimits, LogStore, NodeImages, RuntimeImages, SourceBuilder,
+};
 use coracle_base::{Address, Backoff, Shutdown, SystemClock};
 use coracle_builder::{Builder, ImageStore, image::Mirror};
 use coracle_containerd::{ContainerdDriver, EgressPolicy, ShimCommand, StemLimits};
+use coracle_driver::InstanceDriver;
 use coracle_model::{NodeId, node::Resources};
 use coracle_proto::v1::{StatusRequest, management_client::ManagementClient};
 use coracle_runtimes::{Catalog, write_shims};
@@ -15,7 +21,7 @@ use crate::{
     commands::runtime::route,
     data::DataDir,
     error::{CliError, chain},
-    settings::Settings,
+    settings::{Driver, Settings},
 };
 
 /// Kept from functions: the system, containerd, and us.
@@ -28,6 +34,13 @@ const CONTROLLER_WAIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Role(Arc<Agent>);
 
+/// What stands between an agent and its machine.
+struct Parts {
+    driver: Arc<dyn InstanceDriver>,
+    images: Arc<dyn RuntimeImages>,
+    builder: Arc<dyn SourceBuilder>,
+}
+
 pub(super) async fn build(
     settings: &Settings,
     data: &DataDir,
@@ -35,13 +48,6 @@ pub(super) async fn build(
     controllers: Vec<Address>,
     admin: &mut Admin,
 ) -> Result<Role, CliError> {
-    let fail = |what: &str| {
-        let what = what.to_owned();
-        move |error: &dyn std::error::Error| CliError::Failed(format!("{what}: {}", chain(error)))
-    };
-    let catalog = Catalog::builtin();
-    let shims = data.path().join("shims");
-    write_shims(&catalog, &shims, coracle_init::INIT).map_err(|e| fail("shims")(&e))?;
     let clock = Arc::new(SystemClock);
     // Searchable for containers, as the data directory is; nobody else may list it. What lies in it
     // is closed by whoever keeps it.
@@ -49,6 +55,54 @@ pub(super) async fn build(
     let logs = LogStore::open(folder.join("logs"), LogLimits::default(), clock.clone())
         .map_err(|e| fail("function logs")(&e))?;
     let logs = Arc::new(logs);
+    let parts = match settings.driver {
+        Driver::Containerd => on_containerd(settings, data, cluster, &folder, logs.clone()).await?,
+        #[cfg(feature = "fake-driver")]
+        Driver::Fake => fake(data, &folder)?,
+    };
+    let run = data.path().join("run");
+    std::fs::create_dir_all(&run).map_err(|e| fail("run directory")(&e))?;
+    let config = Config {
+        data_dir: data.path().to_owned(),
+        node_id: NodeId(data.identity().node_id),
+        node_name: settings.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: settings.labels.clone(),
+        controllers,
+        listen: Address::Unix(run.join("agent.sock")),
+        advertise: None,
+        driver: parts.driver,
+        images: parts.images,
+        builder: parts.builder,
+        logs,
+        clock,
+        capacity: None,
+        reserve: RESERVE,
+        limits: Limits::default(),
+    };
+    let agent = Arc::new(config.build().await.map_err(|e| fail("agent")(&e))?);
+    let seen = agent.clone();
+    admin.check("containerd", move || seen.health().driver);
+    let seen = agent.clone();
+    admin.check("agent session", move || seen.health().session);
+    Ok(Role(agent))
+}
+
+fn fail(what: &str) -> impl Fn(&dyn std::error::Error) -> CliError {
+    let what = what.to_owned();
+    move |error| CliError::Failed(format!("{what}: {}", chain(error)))
+}
+
+async fn on_containerd(
+    settings: &Settings,
+    data: &DataDir,
+    cluster: &str,
+    folder: &Path,
+    logs: Arc<LogStore>,
+) -> Result<Parts, CliError> {
+    let catalog = Catalog::builtin();
+    let shims = data.path().join("shims");
+    write_shims(&catalog, &shims, coracle_init::INIT).map_err(|e| fail("shims")(&e))?;
     let driver = ContainerdDriver::start(coracle_containerd::Config {
         data_dir: data.path().to_owned(),
         cluster: cluster.parse().map_err(|e| fail("cluster id")(&e))?,
@@ -61,8 +115,8 @@ pub(super) async fn build(
             ..EgressPolicy::default()
         },
         stems: StemLimits::default(),
-        clock: clock.clone(),
-        logs: logs.clone(),
+        clock: Arc::new(SystemClock),
+        logs,
     })
     .await
     .map_err(|e| fail("containerd driver")(&e))?;
@@ -80,32 +134,28 @@ pub(super) async fn build(
         limits: coracle_builder::Limits::default(),
     })
     .map_err(|e| fail("builder")(&e))?;
-    let run = data.path().join("run");
-    std::fs::create_dir_all(&run).map_err(|e| fail("run directory")(&e))?;
-    let config = Config {
-        data_dir: data.path().to_owned(),
-        node_id: NodeId(data.identity().node_id),
-        node_name: settings.node_name.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        labels: settings.labels.clone(),
-        controllers,
-        listen: Address::Unix(run.join("agent.sock")),
-        advertise: None,
+    Ok(Parts {
         driver,
         images: Arc::new(NodeImages::new(store, route(settings.image_route), catalog)),
         builder: Arc::new(builder),
-        logs,
-        clock,
-        capacity: None,
-        reserve: RESERVE,
-        limits: Limits::default(),
+    })
+}
+
+/// Instances live inside this process and end with it.
+#[cfg(feature = "fake-driver")]
+fn fake(data: &DataDir, folder: &Path) -> Result<Parts, CliError> {
+    let make = |path: PathBuf| {
+        std::fs::create_dir_all(&path).map_err(|e| fail("fake driver")(&e))?;
+        Ok::<_, CliError>(path)
     };
-    let agent = Arc::new(config.build().await.map_err(|e| fail("agent")(&e))?);
-    let seen = agent.clone();
-    admin.check("containerd", move || seen.health().driver);
-    let seen = agent.clone();
-    admin.check("agent session", move || seen.health().session);
-    Ok(Role(agent))
+    let sockets = make(data.path().join("run/fake"))?;
+    let builds = make(folder.join("builds"))?;
+    tracing::warn!("the fake driver is in use: no function runs for real");
+    Ok(Parts {
+        driver: Arc::new(coracle_driver::fake::FakeDriver::new(sockets)),
+        images: Arc::new(coracle_agent::fake::FakeImages::new(folder)),
+        builder: Arc::new(coracle_agent::fake::FakeBuilder::new(builds)),
+    })
 }
 
 fn commands(catalog: &Catalog) -> BTreeMap<coracle_model::RuntimeName, ShimCommand> {
