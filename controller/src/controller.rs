@@ -18,7 +18,7 @@ use coracle_proto::v1::{
 };
 use coracle_replica::{Ended, NoPeers, Replica, SledLog, StartError};
 use coracle_state::Body;
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 use tonic::transport::Server;
 use uuid::Uuid;
 
@@ -28,11 +28,7 @@ use crate::{
     build_logs::BuildLogs,
     config::Config,
     core::{Core, WriteError, fresh_write},
-    feed::RouteFeed,
-    leader::{
-        self,
-        memory::{Leadership, Memory, Overcommit},
-    },
+    leader::{self, desk::Desk, memory::Leadership},
     machine::StateMachine,
     metrics,
 };
@@ -140,26 +136,14 @@ impl Config {
         let group = coracle_replica::Config::alone(self.member);
         let observer = Box::new(|_: coracle_replica::Applied<'_, _>| {});
         let replica = Replica::start(group, log, machine, Box::new(NoPeers), observer).await?;
-        let overcommit = Overcommit {
-            cpu_percent: self.leader.cpu_overcommit_percent,
-            memory_percent: self.leader.memory_overcommit_percent,
-        };
         metrics::describe();
         let core = Core {
             cluster_id: self.cluster_id,
             clock: self.clock,
-            planner: self.planner,
-            config: self.leader,
             replica,
-            published,
-            changes,
             artifacts,
             build_logs,
-            routes: RouteFeed::new(),
-            plan_wake: Notify::new(),
-            build_wake: Notify::new(),
-            routes_wake: Notify::new(),
-            memory: Mutex::new(Memory::new(self.backoff, overcommit)),
+            desk: Desk::new(self.planner, self.backoff, self.leader, published, changes),
         };
         Ok(Controller {
             core: Arc::new(core),

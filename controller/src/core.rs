@@ -1,28 +1,23 @@
 //! What the services and the loops of one controller share.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{ops::Deref, sync::Arc};
 
 use coracle_base::Clock;
 use coracle_model::{
     ExitReason, FunctionId, InstanceId, InstanceState, Refusal, Timestamp, WriteId,
     query::{FunctionRuntimeView, FunctionView, InstanceView},
 };
-use coracle_planner::{Phase, PlannerConfig};
+use coracle_planner::Phase;
 use coracle_replica::{ProposeError, ReadError, Replica};
 use coracle_state::{Body, Command, EncodeError, FunctionRecord, View};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use crate::{
     artifacts::Artifacts,
     build_logs::BuildLogs,
-    config::LeaderConfig,
-    feed::RouteFeed,
-    leader::memory::Memory,
-    machine::{Changes, Published, Response},
+    leader::desk::Desk,
+    machine::{Published, Response},
     metrics,
 };
 
@@ -37,33 +32,27 @@ pub enum WriteError {
     Propose(#[from] ProposeError),
 }
 
+/// The desk, and what takes I/O: the replica, the disk, the clock.
 pub(crate) struct Core {
     pub(crate) cluster_id: String,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) planner: PlannerConfig,
-    pub(crate) config: LeaderConfig,
     pub(crate) replica: Replica<Response>,
-    pub(crate) published: watch::Receiver<Published>,
-    pub(crate) changes: watch::Sender<Changes>,
     pub(crate) artifacts: Artifacts,
     pub(crate) build_logs: BuildLogs,
-    pub(crate) routes: RouteFeed,
-    /// Wakes the loops that run while leading.
-    pub(crate) plan_wake: Notify,
-    pub(crate) build_wake: Notify,
-    /// Marks in the memory's `dirty` wait to be published.
-    pub(crate) routes_wake: Notify,
-    pub(crate) memory: Mutex<Memory>,
+    pub(crate) desk: Desk,
+}
+
+impl Deref for Core {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.desk
+    }
 }
 
 impl Core {
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp(self.clock.now_millis())
-    }
-
-    /// As of the last applied batch; see [`Core::fresh_view`] for reads that must be linearizable.
-    pub(crate) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.published.borrow().view)
     }
 
     /// For waiting on the next publication: what is published now counts as seen. A plain clone
@@ -80,19 +69,6 @@ impl Core {
             .read_index(Instant::now() + self.config.read_deadline)
             .await?;
         Ok(self.view())
-    }
-
-    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory
-            .lock()
-            .expect("never poisoned: no panic while held")
-    }
-
-    /// Something happened to instances or nodes: publish it, and plan anew.
-    pub(crate) fn wake(&self) {
-        self.routes_wake.notify_one();
-        self.plan_wake.notify_one();
-        self.build_wake.notify_one();
     }
 
     pub(crate) async fn write(&self, write_id: WriteId, body: Body) -> Result<(), WriteError> {

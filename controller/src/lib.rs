@@ -17,6 +17,8 @@ mod feed;
 mod leader;
 mod machine;
 pub mod metrics;
+#[doc(hidden)]
+pub mod testing;
 
 pub use artifacts::ArtifactError;
 pub use config::{Config, LeaderConfig};

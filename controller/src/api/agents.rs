@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::not_leader;
 use crate::{
     core::{Core, chain},
-    leader::{builds, reports::Report},
+    leader::{builds, desk::NotLeading, reports::Report},
 };
 
 /// Orders on their way to one agent. An agent that lets this many pile up is cut, and gets a
@@ -48,22 +48,13 @@ impl v1::agents_server::Agents for Agents {
         let report = Report::try_from(hello)?;
         let node = report.node.id;
         let (sender, orders) = mpsc::channel(ORDERS);
-        let session = {
-            let now = self.core.now();
-            let mut memory = self.core.memory();
-            if !memory.leads() {
-                return Err(not_leader(None));
-            }
-            let (name, number) = (report.node.name.clone(), report.number);
-            let view = self.core.view();
-            let grace = self.core.planner.drain_grace_ms;
-            let session = memory.hello(now, &view, grace, report, sender);
-            let session = session.ok_or_else(|| Status::internal("a new channel was full"))?;
-            memory.acknowledge(node, number);
-            tracing::info!(%node, name, session, "agent connected");
-            session
-        };
-        self.core.wake();
+        let name = report.node.name.clone();
+        let session = self
+            .core
+            .hello(self.core.now(), report, sender)
+            .map_err(|NotLeading| not_leader(None))?
+            .ok_or_else(|| Status::internal("a new channel was full"))?;
+        tracing::info!(%node, name, session, "agent connected");
         let conversation = Conversation {
             core: Arc::clone(&self.core),
             node,
@@ -75,8 +66,7 @@ impl v1::agents_server::Agents for Agents {
                 () = conversation.listen(inbound) => {}
                 () = shutdown.requested() => {}
             }
-            conversation.core.memory().goodbye(node, session);
-            conversation.core.wake();
+            conversation.core.goodbye(node, session);
         });
         Ok(Response::new(ReceiverStream::new(orders)))
     }
@@ -123,15 +113,7 @@ impl Conversation {
         if report.node.id != self.node {
             return Err(ConvertError::new("node.id", "is not the session's"));
         }
-        let (now, number) = (self.core.now(), report.number);
-        let mut memory = self.core.memory();
-        memory.observe(now, report);
-        memory.acknowledge(self.node, number);
-        let changed = !memory.dirty.is_empty();
-        drop(memory);
-        if changed {
-            self.core.wake();
-        }
+        self.core.desk.report(self.core.now(), report);
         Ok(())
     }
 

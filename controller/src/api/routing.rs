@@ -15,10 +15,7 @@ use super::{Streamed, not_leader};
 use crate::{
     core::{Core, fresh_instance},
     feed::Subscription,
-    leader::{
-        activate::{Activation, activate},
-        routes,
-    },
+    leader::{activate::Activation, desk::NotLeading},
     metrics,
 };
 
@@ -65,29 +62,11 @@ impl v1::routing_server::Routing for Routing {
             function: FunctionId::from_wire("function", request.function)?,
             parked: request.parked,
         };
-        let now = self.core.now();
-        let view = self.core.view();
-        let (answer, instances) = {
-            let mut memory = self.core.memory();
-            if !memory.leads() {
-                return Err(not_leader(self.core.replica.status().borrow().leader));
-            }
-            let planner = &self.core.planner;
-            let answer = activate(
-                &mut memory,
-                &view,
-                planner,
-                now,
-                activation,
-                &mut fresh_instance,
-            );
-            let found = answer
-                .instances
-                .iter()
-                .filter_map(|id| memory.instances.get(id));
-            let instances = found.map(routes::route_instance).collect();
-            (answer, instances)
-        };
+        let (answer, instances) = self
+            .core
+            .desk
+            .activate(self.core.now(), activation, &mut fresh_instance)
+            .map_err(|NotLeading| self.not_leader())?;
         let refusal = answer.refusal;
         metrics::activated(
             started.elapsed(),
@@ -109,20 +88,9 @@ impl v1::routing_server::Routing for Routing {
     ) -> Result<Response<v1::DemandAck>, Status> {
         let report = request.into_inner();
         let gateway = gateway(report.gateway)?;
-        let now = self.core.now();
-        let view = self.core.view();
-        let mut queued = false;
-        let mut memory = self.core.memory();
-        if !memory.leads() {
-            return Err(not_leader(self.core.replica.status().borrow().leader));
-        }
+        let mut samples = Vec::with_capacity(report.functions.len());
         for demand in report.functions {
             let id = FunctionId::from_wire("function", demand.function)?;
-            // A gateway may not have heard yet that it was deleted.
-            if view.function(id).is_none() {
-                continue;
-            }
-            queued |= demand.queued > 0;
             let sample = DemandSample {
                 in_flight: demand.in_flight,
                 queued: demand.queued,
@@ -132,16 +100,18 @@ impl v1::routing_server::Routing for Routing {
                 // costs nothing but warmth, since what drains finishes what it runs.
                 busy: BTreeSet::new(),
             };
-            memory
-                .function(id)
-                .demand
-                .record(&self.core.planner.scaling, now, gateway, sample);
+            samples.push((id, sample));
         }
-        drop(memory);
-        if queued {
-            self.core.plan_wake.notify_one();
-        }
+        self.core
+            .demand(self.core.now(), gateway, samples)
+            .map_err(|NotLeading| self.not_leader())?;
         Ok(Response::new(v1::DemandAck {}))
+    }
+}
+
+impl Routing {
+    fn not_leader(&self) -> Status {
+        not_leader(self.core.replica.status().borrow().leader)
     }
 }
 

@@ -5,14 +5,15 @@
 
 pub(crate) mod activate;
 pub(crate) mod builds;
+pub(crate) mod desk;
 mod gc;
 pub(crate) mod memory;
 mod orders;
-mod plan;
+pub(crate) mod plan;
 pub(crate) mod reports;
 pub(crate) mod routes;
 mod spec;
-mod term;
+pub(crate) mod term;
 #[cfg(test)]
 mod tests;
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_base::Shutdown;
-use coracle_model::{ExitReason, FunctionId, Stage, Timestamp};
+use coracle_model::{ExitReason, FunctionId, InstanceId, Stage, Timestamp};
 use coracle_planner::{
     CandidateInput, FunctionInput, Input, InstanceInput, Phase, Plan, PlannerConfig, plan,
 };
@@ -11,6 +11,7 @@ use coracle_state::{Body, FunctionRecord, View};
 use tokio::time::Instant;
 
 use super::{
+    desk::Desk,
     memory::{Deploy, Leadership, Memory},
     routes, spec,
 };
@@ -22,6 +23,8 @@ use crate::{
 
 /// Plans follow each other at least this far apart, so that a storm of events costs bounded work.
 const GAP: Duration = Duration::from_millis(2);
+/// The least between two looks at whether the agents were heard.
+const COLLECTING: Duration = Duration::from_millis(10);
 
 pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
     let mut next = core.config.tick;
@@ -39,23 +42,56 @@ pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
     }
 }
 
-/// One plan. Returns when the next is due at the latest.
+/// One plan, written as far as it has to be. Returns when the next is due at the latest.
 async fn turn(core: &Core) -> Duration {
     let started = Instant::now();
-    let now = core.now();
+    let turn = decide(core, core.now(), &mut fresh_instance);
+    metrics::planned(started.elapsed(), turn.started);
+    let written = !turn.writes.is_empty();
+    for body in turn.writes {
+        core.step(body).await;
+    }
+    if written {
+        routes::publish(core, core.now());
+        core.plan_wake.notify_one();
+    }
+    let due = turn
+        .wake_at
+        .map(|at| Duration::from_millis(at.since(core.now()).max(1)));
+    due.unwrap_or(turn.due)
+}
+
+/// What came of a plan beyond the memory.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// To be replicated. What is not gets into the next plan again.
+    pub(crate) writes: Vec<Body>,
+    pub(crate) started: u64,
+    /// The next plan: at that moment, or else after so long.
+    pub(crate) wake_at: Option<Timestamp>,
+    pub(crate) due: Duration,
+}
+
+/// Makes a plan and carries it out in the memory; agents and gateways are told.
+pub(crate) fn decide(desk: &Desk, now: Timestamp, fresh: &mut dyn FnMut() -> InstanceId) -> Turn {
     let (view, input, versions) = {
-        let mut memory = core.memory();
+        let mut memory = desk.memory();
         if !memory.leads() {
-            return core.config.tick;
+            return Turn {
+                writes: Vec::new(),
+                started: 0,
+                wake_at: None,
+                due: desk.config.tick,
+            };
         }
-        if collect(&mut memory, &core.config, now) {
-            routes::begin(core, &mut memory, now);
+        if collect(&mut memory, &desk.config, now) {
+            routes::begin(desk, &mut memory, now);
         }
-        watch_nodes(&mut memory, &core.config, now);
-        let view = core.view();
+        watch_nodes(&mut memory, &desk.config, now);
+        let view = desk.view();
         memory.prune(now, &view);
         follow_deploys(&mut memory, &view, now);
-        let input = input(&mut memory, &view, &core.planner, now);
+        let input = input(&mut memory, &view, &desk.planner, now);
         let versions: BTreeMap<FunctionId, u64> = memory
             .functions
             .iter()
@@ -64,43 +100,39 @@ async fn turn(core: &Core) -> Duration {
         (view, input, versions)
     };
     // Without the lock: activations go on meanwhile.
-    let plan = plan(&input, &mut fresh_instance);
-    let collecting = input.collecting;
+    let plan = plan(&input, fresh);
     {
-        let mut memory = core.memory();
+        let mut memory = desk.memory();
         carry_out(&mut memory, &view, &plan, &versions, now);
         count(&memory);
     }
-    routes::publish(core);
-    metrics::planned(started.elapsed(), plan.start.len() as u64);
+    routes::publish(desk, now);
 
+    let mut writes = Vec::new();
     for revision in &plan.promote {
         tracing::info!(%revision, "revision proved itself and serves");
-        core.step(Body::Promote {
+        writes.push(Body::Promote {
             revision: *revision,
-        })
-        .await;
+        });
     }
     for failed in &plan.fail_deploy {
         tracing::info!(revision = %failed.revision, reason = failed.reason, "deploy failed");
-        let reason = coracle_state::clip(&failed.reason);
-        core.step(Body::FailDeploy {
+        writes.push(Body::FailDeploy {
             revision: failed.revision,
-            reason,
-        })
-        .await;
+            reason: coracle_state::clip(&failed.reason),
+        });
     }
-    if !plan.promote.is_empty() || !plan.fail_deploy.is_empty() {
-        routes::publish(core);
-        core.plan_wake.notify_one();
+    let (wake_at, due) = if input.collecting {
+        (None, desk.config.collect_settle.max(COLLECTING))
+    } else {
+        (plan.wake_at, desk.config.tick)
+    };
+    Turn {
+        writes,
+        started: plan.start.len() as u64,
+        wake_at,
+        due,
     }
-    if collecting {
-        return core.config.collect_settle.max(Duration::from_millis(10));
-    }
-    let due = plan
-        .wake_at
-        .map(|at| Duration::from_millis(at.since(core.now()).max(1)));
-    due.unwrap_or(core.config.tick)
 }
 
 /// Ends the collection once the agents had their time. True when it did so just now.

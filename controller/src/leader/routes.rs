@@ -8,7 +8,10 @@ use coracle_planner::Phase;
 use coracle_proto::{Wire as _, v1};
 use coracle_state::{FunctionRecord, View};
 
-use super::memory::{Instance, Leadership, Memory};
+use super::{
+    desk::Desk,
+    memory::{Instance, Leadership, Memory},
+};
 use crate::{core::Core, machine::Changes};
 
 /// `None` when there is no such function.
@@ -114,9 +117,9 @@ pub(crate) fn nodes(memory: &Memory) -> Vec<v1::NodeAddress> {
 
 /// The term's feed begins. Not before the agents were heard: routes without the instances that run
 /// would take them from gateways that serve from what they last had.
-pub(super) fn begin(core: &Core, memory: &mut Memory, now: Timestamp) {
+pub(super) fn begin(desk: &Desk, memory: &mut Memory, now: Timestamp) {
     // Read under the lock: whoever took marks of changes before is in this view.
-    let view = core.view();
+    let view = desk.view();
     let ids = view.functions().map(|record| record.function.id);
     let routes: BTreeMap<_, _> = ids
         .filter_map(|id| Some((id, route(&view, memory, now, id)?)))
@@ -124,7 +127,7 @@ pub(super) fn begin(core: &Core, memory: &mut Memory, now: Timestamp) {
     memory.dirty.clear();
     memory.nodes_dirty = false;
     let nodes = nodes(memory);
-    core.routes
+    desk.routes
         .begin(memory.incarnation, memory.term, routes, nodes);
 }
 
@@ -137,29 +140,28 @@ pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
             () = core.routes_wake.notified() => {}
             () = shutdown.requested() => return,
         }
-        publish(&core);
+        publish(&core, core.now());
     }
 }
 
 /// Takes the marks and sends how things stand now. Marks are taken before the view is read, so a
 /// change in between is sent by this turn or by the next, never lost.
-pub(crate) fn publish(core: &Core) {
+pub(crate) fn publish(desk: &Desk, now: Timestamp) {
     let mut written = Changes::default();
-    core.changes.send_if_modified(|changes| {
+    desk.changes.send_if_modified(|changes| {
         written = std::mem::take(changes);
         false
     });
     if written.all || !written.functions.is_empty() {
         // Instances and builds follow from what was written, too.
-        core.plan_wake.notify_one();
-        core.build_wake.notify_one();
+        desk.plan_wake.notify_one();
+        desk.build_wake.notify_one();
     }
-    let now = core.now();
-    let mut memory = core.memory();
+    let mut memory = desk.memory();
     if memory.leadership != Leadership::Leading {
         return;
     }
-    let view = core.view();
+    let view = desk.view();
     let mut ids = std::mem::take(&mut memory.dirty);
     ids.append(&mut written.functions);
     if written.all {
@@ -171,5 +173,5 @@ pub(crate) fn publish(core: &Core) {
         .collect();
     let nodes = std::mem::take(&mut memory.nodes_dirty).then(|| nodes(&memory));
     // Under the memory's lock, so that two publications keep their order.
-    core.routes.publish(changed, nodes);
+    desk.routes.publish(changed, nodes);
 }

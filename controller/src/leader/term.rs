@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_base::Shutdown;
-use coracle_state::Body;
+use coracle_model::Timestamp;
+use coracle_state::{Body, View};
 
-use super::memory::Leadership;
+use super::{desk::Desk, memory::Leadership};
 use crate::{core::Core, metrics};
 
 const RETRY: Duration = Duration::from_millis(200);
@@ -39,12 +40,24 @@ pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
 }
 
 async fn begin(core: &Core, term: u64) -> bool {
-    if core.view().incarnation() == 0 && !core.step(Body::SetIncarnation { incarnation: 1 }).await {
+    if let Some(body) = first_write(&core.view())
+        && !core.step(body).await
+    {
         return false;
     }
-    let now = core.now();
-    let mut memory = core.memory();
-    let view = core.view();
+    take_over(core, term, core.now());
+    true
+}
+
+/// What has to be replicated before a term can begin.
+pub(crate) fn first_write(view: &View) -> Option<Body> {
+    (view.incarnation() == 0).then_some(Body::SetIncarnation { incarnation: 1 })
+}
+
+/// The term's work begins: with asking the agents.
+pub(crate) fn take_over(desk: &Desk, term: u64, now: Timestamp) {
+    let mut memory = desk.memory();
+    let view = desk.view();
     let incarnation = view.incarnation();
     memory.begin(
         incarnation,
@@ -57,21 +70,20 @@ async fn begin(core: &Core, term: u64) -> bool {
     let functions = view.functions().count();
     tracing::info!(term, incarnation, functions, "leading; waiting for agents");
     // Of an earlier term. The new one's begins once the agents were heard.
-    core.routes.end();
+    desk.routes.end();
     drop(memory);
     metrics::leading(true);
-    core.plan_wake.notify_one();
-    core.build_wake.notify_one();
-    true
+    desk.plan_wake.notify_one();
+    desk.build_wake.notify_one();
 }
 
-fn end(core: &Core) {
-    let mut memory = core.memory();
+pub(crate) fn end(desk: &Desk) {
+    let mut memory = desk.memory();
     if memory.leads() {
         tracing::info!(term = memory.term, "no longer leading");
     }
     let (incarnation, term) = (memory.incarnation, memory.term);
     memory.begin(incarnation, term, Leadership::Following);
-    core.routes.end();
+    desk.routes.end();
     metrics::leading(false);
 }
