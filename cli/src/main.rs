@@ -102,6 +102,57 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
+    /// Every command that prints a result takes `-o`, and no other one does.
+    #[test]
+    fn whatever_prints_a_result_can_print_it_for_programs() {
+        const SILENT: [&str; 5] = ["up", "controller", "agent", "gateway", "down"];
+        fn check(command: &clap::Command, path: &str) {
+            for verb in command.get_subcommands().filter(|c| c.get_name() != "help") {
+                let path = format!("{path} {}", verb.get_name());
+                if verb.has_subcommands() {
+                    check(verb, &path);
+                    continue;
+                }
+                let output = verb.get_arguments().find(|a| a.get_id() == "output");
+                if SILENT.contains(&path.trim()) {
+                    assert!(output.is_none(), "{path}");
+                    continue;
+                }
+                let output = output.unwrap_or_else(|| panic!("{path} has no --output"));
+                assert_eq!(output.get_short(), Some('o'), "{path}");
+                let values = output.get_possible_values();
+                for format in ["table", "json", "yaml"] {
+                    let known = values.iter().any(|value| value.matches(format, false));
+                    assert!(known, "{path} does not know -o {format}");
+                }
+            }
+        }
+        check(&super::Cli::command(), "");
+    }
+
+    #[test]
+    fn an_unknown_cloud_is_answered_with_those_that_there_are() {
+        let line = "coracle key create --cloud nimbus -o env";
+        let error = super::Cli::try_parse_from(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error.to_string().contains("possible values: gcore"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn spellings_of_before_still_work() {
+        for line in [
+            "coracle fn logs hello --json",
+            "coracle key create door -o plain",
+            "coracle key create door -o json",
+        ] {
+            let parsed = super::Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+    }
+
     /// An argument that shares its name with a global one of another type only shows when both
     /// are read, which the consistency check does not do.
     #[test]

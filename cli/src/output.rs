@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::CliError;
 
@@ -31,6 +31,14 @@ macro_rules! outln {
 /// panic then.
 pub(crate) fn write(text: fmt::Arguments<'_>) {
     if let Err(error) = io::stdout().write_fmt(text) {
+        std::process::exit(unwritable(&error));
+    }
+}
+
+/// The same for bytes that are not ours, shown as soon as they are there.
+pub(crate) fn write_bytes(bytes: &[u8]) {
+    let mut out = io::stdout();
+    if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
         std::process::exit(unwritable(&error));
     }
 }
@@ -67,6 +75,25 @@ impl Output {
                 serde_norway::to_string(value)
                     .map_err(|error| CliError::failed("cannot write YAML", error))?
             ),
+        }
+        Ok(())
+    }
+
+    /// What a change came to. People read a sentence beside the output; programs get the value.
+    pub(crate) fn done(self, value: &Value, sentence: &str) -> Result<(), CliError> {
+        eprintln!("{sentence}");
+        self.print(value, |_| ())
+    }
+
+    /// One of many results, each whole by itself as it comes: JSON a line, or YAML documents.
+    pub(crate) fn item(self, value: &Value, table: impl FnOnce(&Value)) -> Result<(), CliError> {
+        match self {
+            Self::Json => outln!("{value}"),
+            Self::Yaml => {
+                outln!("---");
+                self.print(value, |_| ())?;
+            }
+            Self::Table => table(value),
         }
         Ok(())
     }
@@ -117,6 +144,45 @@ pub(crate) fn table(rows: &[Value], columns: &[Column]) -> String {
     text
 }
 
+/// One value as a table: a line for each thing in it, named by its path. Texts of several lines are
+/// only counted; JSON and YAML have them whole.
+pub(crate) fn fields(value: &Value) -> String {
+    let mut rows = Vec::new();
+    flatten(String::new(), value, &mut rows);
+    table(
+        &rows,
+        &[
+            ("FIELD", |row| text(row, "/field")),
+            ("VALUE", |row| text(row, "/value")),
+        ],
+    )
+}
+
+fn flatten(path: String, value: &Value, rows: &mut Vec<Value>) {
+    let shown = match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, member) in members {
+                let separator = if path.is_empty() { "" } else { "." };
+                flatten(format!("{path}{separator}{name}"), member, rows);
+            }
+            return;
+        }
+        Value::Object(_) => Value::Null,
+        Value::Array(items) => items
+            .iter()
+            .map(|item| text(item, ""))
+            .collect::<Vec<_>>()
+            .join(" ")
+            .into(),
+        Value::String(long) if long.contains('\n') => {
+            let (lines, characters) = (long.lines().count(), long.chars().count());
+            format!("({lines} lines, {characters} characters)").into()
+        }
+        other => other.clone(),
+    };
+    rows.push(json!({"field": path, "value": shown}));
+}
+
 /// The text at a JSON pointer; `-` where there is none.
 pub(crate) fn text(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
@@ -138,11 +204,35 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_a_line_for_each_thing_in_it() {
+        let value = json!({
+            "name": "a",
+            "code": "def main():\n    return 1\n",
+            "scale": {"min": 0, "max": 2},
+            "keys": ["one", "two"],
+            "env": {},
+            "reason": null,
+        });
+        let shown = fields(&value);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "FIELD       VALUE",
+                "name        a",
+                "code        (2 lines, 25 characters)",
+                "scale.min   0",
+                "scale.max   2",
+                "keys        one two",
+                "env         -",
+                "reason      -",
+            ]
+        );
+    }
+
+    #[test]
     fn columns_line_up_and_missing_values_show() {
-        let rows = [
-            serde_json::json!({"name": "a", "n": 10}),
-            serde_json::json!({"name": "longer"}),
-        ];
+        let rows = [json!({"name": "a", "n": 10}), json!({"name": "longer"})];
         let columns: [Column; 2] = [("NAME", |v| text(v, "/name")), ("N", |v| text(v, "/n"))];
         assert_eq!(
             table(&rows, &columns),

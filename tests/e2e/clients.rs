@@ -31,6 +31,10 @@ async fn the_command_line_deploys_calls_explains_and_removes() {
     assert!(out.trim().ends_with("/fn/default/shop/cart"), "{out}");
     let (code, out, err) = server.cli(&["fn", "invoke", "shop/cart"]);
     assert_eq!((code, out.as_str()), (0, "hi"), "{err}");
+    let (code, out, err) = server.cli(&["fn", "invoke", "shop/cart", "-o", "json"]);
+    let whole: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &whole["status"]), (0, &json!(200)), "{err}");
+    assert_eq!(whole["body"], "hi", "{whole:#}");
     assert_eq!(server.cli(&["fn", "invoke", "shop/none"]).0, 3);
     let (code, out, _) = server.cli(&["fn", "ls", "-n", "shop", "-o", "json"]);
     let listed: Value = serde_json::from_str(&out).expect("JSON");
@@ -66,10 +70,13 @@ async fn the_command_line_deploys_calls_explains_and_removes() {
         .send(http::Method::GET, &url, &[("x-api-key", &secret)], "")
         .await;
     assert_eq!(opened.ok().text(), "hi");
-    let (code, _, _) = server.cli(&["fn", "rm", "shop/cart"]);
-    assert_eq!(code, 0);
+    let (code, out, err) = server.cli(&["fn", "rm", "shop/cart", "-o", "json"]);
+    let removed: Value = serde_json::from_str(&out).expect("JSON");
+    let expected = json!([{"namespace": "shop", "name": "cart", "removed": true}]);
+    assert_eq!((code, removed), (0, expected), "{err}");
     assert_eq!(server.cli(&["fn", "get", "shop/cart"]).0, 3);
-    assert_eq!(server.cli(&["ns", "rm", "shop"]).0, 0);
+    let (code, out, _) = server.cli(&["ns", "rm", "shop", "-o", "yaml"]);
+    assert_eq!((code, out.as_str()), (0, "name: shop\nremoved: true\n"));
     let (code, out, _) = server.cli(&["node", "ls", "-o", "json"]);
     let nodes: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, nodes.as_array().map(Vec::len)), (0, Some(1)));

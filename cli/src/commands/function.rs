@@ -7,12 +7,13 @@ mod logs;
 
 use clap::{Args, Subcommand};
 use http::Method;
+use serde_json::{Value, json};
 
 use super::function_path;
 use crate::{
     api::{Target, escape},
     error::CliError,
-    output::{Output, text},
+    output::{Output, fields, text},
 };
 
 #[derive(Debug, Args)]
@@ -63,6 +64,8 @@ enum Verb {
     Rm {
         #[arg(required = true)]
         names: Vec<String>,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -100,18 +103,26 @@ impl FunctionCommand {
                 let value = api
                     .get(&api.in_project(&function_path(&namespace, &name)))
                     .await?;
-                output.print(&value, |v| outln!("{v:#}"))
+                output.print(&value, |v| out!("{}", fields(v)))
             }
             Verb::Describe(describe) => describe.run(&api, &namespace).await,
             Verb::Invoke(invoke) => invoke.run(&api, &namespace).await,
             Verb::Logs(logs) => logs.run(&api, &namespace).await,
-            Verb::Rm { names } => {
+            Verb::Rm { names, output } => {
+                let mut removed = Vec::new();
                 for name in names {
                     let path = api.in_project(&function_path(&namespace, &name));
-                    api.json(Method::DELETE, &path, None).await?;
+                    let gone = api.json(Method::DELETE, &path, None).await;
+                    if let Err(error) = gone {
+                        // What is gone is gone, and has to be told.
+                        output.print(&Value::Array(removed), |_| ())?;
+                        return Err(error);
+                    }
+                    let (namespace, own) = name.split_once('/').unwrap_or((&namespace, &name));
+                    removed.push(json!({"namespace": namespace, "name": own, "removed": true}));
                     eprintln!("function {name} removed");
                 }
-                Ok(())
+                output.print(&Value::Array(removed), |_| ())
             }
         }
     }

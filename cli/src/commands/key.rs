@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, Target, escape},
     error::CliError,
-    output::{Output, text},
+    output::{Output, fields, text},
 };
 
 #[derive(Debug, Args)]
@@ -53,6 +53,8 @@ enum Verb {
         /// The name is the id of a management token
         #[arg(long)]
         token_id: bool,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -68,7 +70,36 @@ enum KeyOutput {
     Plain,
     /// `export NAME=value` lines
     Env,
+    Table,
     Json,
+    Yaml,
+}
+
+impl KeyOutput {
+    /// `variables`: what `env` and, for credentials, the others show.
+    fn print(
+        self,
+        secret: &str,
+        variables: &[(&'static str, String)],
+        value: &Value,
+    ) -> Result<(), CliError> {
+        let other = match self {
+            Self::Plain => {
+                outln!("{secret}");
+                return Ok(());
+            }
+            Self::Env => {
+                for (name, value) in variables {
+                    outln!("export {name}={}", quote(value));
+                }
+                return Ok(());
+            }
+            Self::Table => Output::Table,
+            Self::Json => Output::Json,
+            Self::Yaml => Output::Yaml,
+        };
+        other.print(value, |value| out!("{}", fields(value)))
+    }
 }
 
 impl KeyCommand {
@@ -118,15 +149,19 @@ impl KeyCommand {
                     ],
                 )
             }
-            Verb::Rm { name, token_id } => {
+            Verb::Rm {
+                name,
+                token_id,
+                output,
+            } => {
                 let path = if token_id {
                     format!("/api/v1/tokens/{}", escape(&name))
                 } else {
                     api.in_project(&format!("keys/{}", escape(&name)))
                 };
                 api.json(Method::DELETE, &path, None).await?;
-                eprintln!("{name} removed");
-                Ok(())
+                let gone = json!({"name": name, "removed": true});
+                output.done(&gone, &format!("{name} removed"))
             }
         }
     }
@@ -172,14 +207,8 @@ async fn create_function_key(
     let key = api
         .json(Method::POST, &api.in_project("keys"), Some(&body))
         .await?;
-    match output {
-        KeyOutput::Plain => outln!("{}", text(&key, "/secret")),
-        KeyOutput::Env => outln!(
-            "export CORACLE_FUNCTION_KEY={}",
-            quote(&text(&key, "/secret"))
-        ),
-        KeyOutput::Json => outln!("{key:#}"),
-    }
+    let secret = text(&key, "/secret");
+    output.print(&secret, &[("CORACLE_FUNCTION_KEY", secret.clone())], &key)?;
     eprintln!("key {name} created; its secret is shown this once. Send it as X-API-Key.");
     Ok(())
 }
@@ -213,22 +242,11 @@ async fn create_credentials(
         .await?;
     let secret = text(&token, "/token");
     let variables = gcore_variables(api.base(), &secret, id);
-    match output {
-        KeyOutput::Plain => outln!("{secret}"),
-        KeyOutput::Env => {
-            for (name, value) in &variables {
-                outln!("export {name}={}", quote(value));
-            }
-        }
-        KeyOutput::Json => {
-            let map: serde_json::Map<String, Value> = variables
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v.into()))
-                .collect();
-            outln!("{:#}", Value::Object(map));
-        }
-    }
-    Ok(())
+    let map: serde_json::Map<String, Value> = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
+        .collect();
+    output.print(&secret, &variables, &Value::Object(map))
 }
 
 /// What Gcore's SDKs, CLI and Terraform provider read.
@@ -256,6 +274,28 @@ fn quote(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Those that the clients' own documents name.
+    #[test]
+    fn gcores_clients_find_every_variable_that_they_read() {
+        let made = gcore_variables("http://h:1", "id$secret", 7);
+        let of = |name: &str| {
+            let mut found = made.iter().filter(|(n, _)| *n == name);
+            let (_, value) = found.next().unwrap_or_else(|| panic!("{name} is missing"));
+            assert!(found.next().is_none(), "{name} is there once");
+            value.as_str()
+        };
+        for (name, value) in [
+            ("GCORE_API_KEY", "id$secret"),
+            ("GCORE_BASE_URL", "http://h:1"),
+            ("GCORE_CLOUD_PROJECT_ID", "7"),
+            ("GCORE_CLOUD_REGION_ID", "1"),
+            ("GCLOUD_API_URL", "http://h:1/cloud"),
+            ("GCLOUD_API_TOKEN", "id$secret"),
+        ] {
+            assert_eq!(of(name), value, "{name}");
+        }
+    }
 
     #[test]
     fn values_survive_a_shell() {

@@ -35,10 +35,16 @@ enum Verb {
         /// Variable for every function in it, KEY=VALUE
         #[arg(short, long)]
         env: Vec<String>,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Remove an empty namespace
     #[command(visible_alias = "delete")]
-    Rm { name: String },
+    Rm {
+        name: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
 }
 
 impl NamespaceCommand {
@@ -60,23 +66,24 @@ impl NamespaceCommand {
                 name,
                 description,
                 env,
+                output,
             } => {
                 let body =
                     json!({"name": name, "description": description, "env": parse_env(&env)?});
-                api.json(Method::POST, &api.in_project("namespaces"), Some(&body))
+                let made = api
+                    .json(Method::POST, &api.in_project("namespaces"), Some(&body))
                     .await?;
-                eprintln!("namespace {name} created");
-                Ok(())
+                output.done(&made, &format!("namespace {name} created"))
             }
-            Verb::Rm { name } => {
+            Verb::Rm { name, output } => {
                 api.json(
                     Method::DELETE,
                     &api.in_project(&format!("namespaces/{}", escape(&name))),
                     None,
                 )
                 .await?;
-                eprintln!("namespace {name} removed");
-                Ok(())
+                let gone = json!({"name": name, "removed": true});
+                output.done(&gone, &format!("namespace {name} removed"))
             }
         }
     }

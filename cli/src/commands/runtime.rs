@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use coracle_builder::{ImageStore, Route, image::Mirror};
+use coracle_builder::{ImagePath, ImageStore, Route, image::Mirror};
 use coracle_runtimes::{Catalog, Strictness};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -32,6 +32,8 @@ enum Verb {
         runtimes: Vec<String>,
         #[command(flatten)]
         place: Place,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// List the runtimes that this version knows, and which have an image here
     #[command(visible_alias = "list")]
@@ -89,7 +91,11 @@ impl Runtime {
     pub(crate) async fn run(self) -> Result<(), CliError> {
         let catalog = Catalog::builtin();
         match self.verb {
-            Verb::Build { runtimes, place } => {
+            Verb::Build {
+                runtimes,
+                place,
+                output,
+            } => {
                 let (store, route) = place.open()?;
                 let wanted = if runtimes.is_empty() {
                     catalog.runtimes().cloned().collect()
@@ -105,7 +111,15 @@ impl Runtime {
                         .collect::<Result<Vec<_>, _>>()?
                 };
                 for runtime in wanted {
-                    build(&store, route, &runtime).await?;
+                    let image = build(&store, route, &runtime).await?;
+                    output.item(&image, |image| {
+                        outln!(
+                            "{} {} {}",
+                            text(image, "/name"),
+                            text(image, "/image"),
+                            text(image, "/rootfs")
+                        );
+                    })?;
                 }
                 Ok(())
             }
@@ -116,12 +130,7 @@ impl Runtime {
                     let image = store
                         .find(runtime, route)
                         .map_err(|error| CliError::failed("cannot look for images", error))?;
-                    items.push(json!({
-                        "name": runtime.name.as_str(),
-                        "language": runtime.language,
-                        "image": image.as_ref().map(|image| image.digest.to_string()),
-                        "rootfs": image.map(|image| image.rootfs),
-                    }));
+                    items.push(described(runtime, image.as_ref()));
                 }
                 output.list(
                     &json!({"items": items}),
@@ -136,6 +145,15 @@ impl Runtime {
     }
 }
 
+fn described(runtime: &coracle_runtimes::Runtime, image: Option<&ImagePath>) -> Value {
+    json!({
+        "name": runtime.name.as_str(),
+        "language": runtime.language,
+        "image": image.map(|image| image.digest.to_string()),
+        "rootfs": image.map(|image| &image.rootfs),
+    })
+}
+
 fn image_cell(runtime: &Value) -> String {
     let digest = text(runtime, "/image");
     digest.get(..12).map_or(digest.clone(), str::to_owned)
@@ -145,7 +163,7 @@ async fn build(
     store: &ImageStore,
     route: Route,
     runtime: &coracle_runtimes::Runtime,
-) -> Result<(), CliError> {
+) -> Result<Value, CliError> {
     let (progress, mut lines) = mpsc::channel::<Vec<u8>>(64);
     let name = runtime.name.as_str();
     if std::io::stderr().is_terminal() {
@@ -165,6 +183,5 @@ async fn build(
     let (image, ()) = tokio::join!(making, show);
     let image =
         image.map_err(|error| CliError::Failed(format!("runtime {name}: {}", chain(&error))))?;
-    outln!("{name} {} {}", image.digest, image.rootfs.display());
-    Ok(())
+    Ok(described(runtime, Some(&image)))
 }

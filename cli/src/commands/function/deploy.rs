@@ -13,7 +13,7 @@ use crate::{
     api::{Api, escape, refuse_errors},
     commands::{function_path, parse_env},
     error::CliError,
-    output::text,
+    output::{Output, text},
 };
 
 const POLL: Duration = Duration::from_millis(300);
@@ -73,6 +73,9 @@ pub(crate) struct Deploy {
     /// Seconds to wait until it runs
     #[arg(long, default_value_t = 600)]
     wait: u64,
+    /// The endpoint, or the function as it is stored
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 impl Deploy {
@@ -102,7 +105,7 @@ impl Deploy {
                 .await?
         };
         if self.no_wait {
-            return Ok(());
+            return self.output.print(&stored, |_| ());
         }
         let revision = stored
             .pointer("/revision/number")
@@ -111,8 +114,8 @@ impl Deploy {
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         show_build_log(api, &path, revision, deadline).await?;
         let done = wait_until_final(api, &path, revision, deadline).await?;
-        outln!("{}", text(&done, "/endpoint"));
-        Ok(())
+        self.output
+            .print(&done, |done| outln!("{}", text(done, "/endpoint")))
     }
 
     fn body(&self) -> Result<Map<String, Value>, CliError> {

@@ -1,19 +1,23 @@
 //! `coracle fn invoke`
 
 use std::{
-    io::{IsTerminal, Read, Write},
+    io::{IsTerminal, Read},
     path::PathBuf,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use clap::Args;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{Api, refuse_errors},
+    api::{Api, collect, refuse_errors},
     commands::function_path,
     error::CliError,
+    output::{Output, write_bytes},
 };
 
 /// On answers that the platform made; functions cannot set it.
@@ -41,6 +45,9 @@ pub(crate) struct Invoke {
     /// Print status and headers to standard error
     #[arg(short, long)]
     include: bool,
+    /// The answer's body as it is, or the whole answer: status, headers, body
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
     /// Exit with 7 when the answer is 400 or above
     #[arg(long)]
     fail: bool,
@@ -86,18 +93,20 @@ impl Invoke {
                 eprintln!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
             }
         }
-        let mut out = std::io::stdout();
-        let write = |error: std::io::Error| CliError::failed("cannot write the answer", error);
-        let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| CliError::failed("the answer broke off", error))?;
-            if let Some(data) = frame.data_ref() {
-                out.write_all(data).map_err(write)?;
-                out.flush().map_err(write)?;
+        if self.output == Output::Table {
+            let mut body = response.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame =
+                    frame.map_err(|error| CliError::failed("the answer broke off", error))?;
+                if let Some(data) = frame.data_ref() {
+                    write_bytes(data);
+                }
             }
-        }
-        if std::io::stdout().is_terminal() {
-            outln!();
+            if std::io::stdout().is_terminal() {
+                outln!();
+            }
+        } else {
+            self.output.print(&whole(response).await?, |_| ())?;
         }
         if status.is_client_error() || status.is_server_error() {
             eprintln!("coracle: the function answered {status}");
@@ -130,6 +139,26 @@ impl Invoke {
             .map_err(|error| CliError::failed("cannot read standard input", error))?;
         Ok(body.into())
     }
+}
+
+/// A body that is text as such, and another one in base64.
+async fn whole(response: Response<Incoming>) -> Result<Value, CliError> {
+    let status = response.status().as_u16();
+    let mut headers = Map::new();
+    for (name, value) in response.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        match headers.get_mut(name.as_str()) {
+            Some(Value::String(before)) => *before = format!("{before}, {value}"),
+            _ => drop(headers.insert(name.to_string(), value.into())),
+        }
+    }
+    let bytes = collect(response).await?;
+    let mut answer = json!({"status": status, "headers": headers});
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => answer["body"] = text.into(),
+        Err(_) => answer["body_base64"] = STANDARD.encode(&bytes).into(),
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]
@@ -165,6 +194,7 @@ mod tests {
             body_file: None,
             headers: Vec::new(),
             include: false,
+            output: Output::Table,
             fail: false,
         };
         let outcome = invoke.run(&api, "n").await;

@@ -10,7 +10,7 @@ use crate::{
     api::{Api, escape, refuse_errors},
     commands::function_path,
     error::CliError,
-    output::text,
+    output::{Output, text},
 };
 
 #[derive(Debug, Args)]
@@ -28,8 +28,11 @@ pub(crate) struct Logs {
     /// Only lines after this time, such as 2026-11-22T10:00:00Z
     #[arg(long)]
     since: Option<String>,
-    /// One JSON object a line
-    #[arg(long)]
+    /// Lines as text, as one JSON object each, or as a YAML document each
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// The same as `-o json`
+    #[arg(long, hide = true, conflicts_with = "output")]
     json: bool,
 }
 
@@ -55,7 +58,7 @@ impl Logs {
                 .into_iter()
                 .flatten()
             {
-                self.print(line);
+                self.print(line)?;
             }
             return Ok(());
         }
@@ -72,7 +75,7 @@ impl Logs {
                 pending.extend_from_slice(data);
                 while let Some(event) = next_line(&mut pending) {
                     if let Some(line) = event_data(&event) {
-                        self.print(&line);
+                        self.print(&line)?;
                     }
                 }
             }
@@ -80,21 +83,20 @@ impl Logs {
         Ok(())
     }
 
-    fn print(&self, line: &Value) {
-        if self.json {
-            outln!("{line}");
-            return;
-        }
-        let instance = text(line, "/instance");
-        outln!(
-            "{} {:8} {:8} {}",
-            text(line, "/time"),
-            instance.get(..8).unwrap_or(&instance),
-            text(line, "/stream"),
-            line.get("message")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        );
+    fn print(&self, line: &Value) -> Result<(), CliError> {
+        let output = if self.json { Output::Json } else { self.output };
+        output.item(line, |line| {
+            let instance = text(line, "/instance");
+            outln!(
+                "{} {:8} {:8} {}",
+                text(line, "/time"),
+                instance.get(..8).unwrap_or(&instance),
+                text(line, "/stream"),
+                line.get("message")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            );
+        })
     }
 }
 
