@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -101,6 +101,8 @@ pub(crate) struct Function {
     /// Instances that some task waits for on their nodes, and how long the leader took to order
     /// each.
     pub(crate) awaited: Mutex<HashMap<InstanceId, Duration>>,
+    /// Instances that ended for this gateway before the feed had heard of it, and when.
+    forgotten: Mutex<HashMap<InstanceId, Instant>>,
     /// Why the last activation did not lead to an instance, for those whose time runs out.
     pub(crate) trouble: Mutex<Option<Error>>,
     /// Wakes the activation loop.
@@ -132,6 +134,7 @@ impl Function {
             total_waiting,
             activating: AtomicBool::new(false),
             awaited: Mutex::default(),
+            forgotten: Mutex::default(),
             trouble: Mutex::default(),
             changed: Notify::new(),
             demand: Demand::new(threads, now),
@@ -173,6 +176,11 @@ impl Function {
         let concurrency = route.concurrency;
         self.serving.store(route.revision.unwrap_or(0), SeqCst);
         self.route.store(Arc::new(route));
+        let mut forgotten = self.lock_forgotten();
+        forgotten.retain(|id, at| {
+            now.saturating_duration_since(*at) < UNLISTED_KEPT
+                || wire.instances.iter().any(|i| i.id == id.0.as_bytes()[..])
+        });
         self.edit_live(|live| {
             let mut next = Vec::with_capacity(wire.instances.len());
             for listed in &wire.instances {
@@ -184,6 +192,7 @@ impl Function {
                 let instance = match known {
                     Some(instance) if !instance.is_gone() => instance,
                     Some(_) => continue,
+                    None if forgotten.contains_key(&InstanceId(id)) => continue,
                     None if listed.ready && !listed.socket.is_empty() => Arc::new(Instance::new(
                         InstanceId(id),
                         NodeId(node),
@@ -214,6 +223,9 @@ impl Function {
 
     /// A node says that an instance answers, before the feed does or again after it failed.
     pub(crate) fn learned(self: &Arc<Self>, instance: Instance) {
+        if self.lock_forgotten().contains_key(&instance.id) {
+            return;
+        }
         self.edit_live(|live| match live.iter().find(|i| i.id == instance.id) {
             Some(known) => {
                 known.answered();
@@ -226,14 +238,21 @@ impl Function {
         });
     }
 
-    /// It was killed, or its node says that it ended.
+    /// It was killed, or its node says that it ended. The feed may name it for a while yet.
     pub(crate) fn forget(self: &Arc<Self>, id: InstanceId) {
+        self.lock_forgotten().insert(id, Instant::now());
         self.edit_live(|live| {
             live.iter()
                 .filter(|i| i.id == id)
                 .for_each(|i| i.set_gone());
             live.iter().filter(|i| i.id != id).cloned().collect()
         });
+    }
+
+    fn lock_forgotten(&self) -> MutexGuard<'_, HashMap<InstanceId, Instant>> {
+        self.forgotten
+            .lock()
+            .expect("never poisoned: no panic while held")
     }
 
     /// Nothing leads here any more.
@@ -341,5 +360,32 @@ mod tests {
             Duration::from_millis(2),
             "the first word counts"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_killed_does_not_come_back_with_a_feed_that_has_not_heard_of_it() {
+        let function = Arc::new(Function::for_test("p/n/f", 1));
+        let killed = Uuid::new_v4();
+        let listed = |ids: &[Uuid]| v1::Route {
+            instances: ids
+                .iter()
+                .map(|id| v1::RouteInstance {
+                    id: wire::bytes(*id),
+                    node: wire::bytes(Uuid::new_v4()),
+                    ready: true,
+                    socket: "/x".into(),
+                    ..v1::RouteInstance::default()
+                })
+                .collect(),
+            ..v1::Route::default()
+        };
+        function.update(&listed(&[killed]), Instant::now());
+        function.forget(InstanceId(killed));
+        tokio::time::advance(UNLISTED_KEPT * 2).await;
+        function.update(&listed(&[killed]), Instant::now());
+        assert!(function.live.load().is_empty());
+        // Once the feed knows, nothing is kept of it.
+        function.update(&listed(&[]), Instant::now());
+        assert!(function.lock_forgotten().is_empty());
     }
 }
