@@ -184,10 +184,17 @@ impl Server {
         )
         .await
         .unwrap_or_else(|| panic!("the server ended:\n{}", self.log()));
-        self.token = fs::read_to_string(data.join("admin.token"))
-            .expect("token")
-            .trim()
-            .to_owned();
+        // As three processes, the gateway may be there before the controller has made it.
+        let token = data.join("admin.token");
+        self.token = eventually(
+            "the admin token is there",
+            START_LIMIT,
+            || async { fs::read_to_string(&token).unwrap_or_default() },
+            |text| !text.trim().is_empty() || self.has_ended(),
+        )
+        .await
+        .trim()
+        .to_owned();
         self.admin = Client::new(Some(format!("Bearer {}", self.token)));
         let ready = format!("{}/readyz?verbose", self.address("admin"));
         let _ready = eventually(
