@@ -32,6 +32,8 @@ pub(crate) struct StateMachine {
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) functions: std::collections::BTreeSet<coracle_model::FunctionId>,
+    /// Some node was closed, opened, drained or removed.
+    pub(crate) nodes: bool,
     /// Names or everything changed (a project, a namespace, a restored snapshot).
     pub(crate) all: bool,
 }
@@ -83,6 +85,7 @@ impl Machine for StateMachine {
                     Effect::RevisionReceived(id) => {
                         changes.functions.insert(id.function);
                     }
+                    Effect::NodeChanged(_) => changes.nodes = true,
                     Effect::KeyChanged(_)
                     | Effect::TokenChanged(_)
                     | Effect::TaskChanged(_)

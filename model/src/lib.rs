@@ -13,6 +13,7 @@ pub mod function;
 pub mod ids;
 pub mod instance;
 pub mod key;
+pub mod labels;
 pub mod limits;
 pub mod name;
 pub mod namespace;
@@ -35,7 +36,8 @@ pub use ids::{
 };
 pub use instance::{ExitReason, InstanceSpec, InstanceState, Stamp};
 pub use key::{FunctionKey, FunctionRef, SecretHash, Token, TokenRole};
-pub use name::{FunctionName, KeyName, NamespaceName, ProjectName, RuntimeName};
+pub use labels::Labels;
+pub use name::{FunctionName, KeyName, NamespaceName, NodeName, ProjectName, RuntimeName};
 pub use namespace::{Namespace, Project};
 pub use operation::Operation;
 pub use quantity::{Concurrency, Memory, MilliCpu, ScaleBounds, Timeout};

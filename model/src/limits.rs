@@ -2,6 +2,15 @@
 
 /// Longest function, namespace, key or project name, in bytes. Gcore allows 26; the native API 63.
 pub const NAME_MAX: usize = 63;
+/// Longest node name, in bytes: a host name's own limit.
+pub const NODE_NAME_MAX: usize = 253;
+/// Labels of one node, or in one selector, and all their keys and values together.
+pub const LABELS_MAX: usize = 64;
+pub const LABELS_TOTAL_MAX_BYTES: usize = 4 * 1024;
+/// Longest key and longest value of a label, in bytes.
+pub const LABEL_PART_MAX: usize = 63;
+/// Ids of removed nodes that are remembered, so that they stay out; the oldest go first.
+pub const REMOVED_NODES_KEPT: usize = 4_096;
 /// Longest source given as text, in characters (Gcore `code_text`).
 pub const CODE_TEXT_MAX_CHARS: usize = 100_000;
 /// Longest dependency list, in characters (Gcore `dependencies`).

@@ -124,6 +124,60 @@ impl fmt::Debug for RuntimeName {
     }
 }
 
+/// What people call a node: most often its host name, so letters may be upper-case and dots are
+/// allowed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(String);
+
+impl NodeName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = Invalid;
+    fn try_from(s: String) -> Result<Self, Invalid> {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        if s.is_empty() || s.len() > limits::NODE_NAME_MAX || !s.bytes().all(ok) {
+            return Err(Invalid::new(
+                "node",
+                format_args!(
+                    "must be 1 to {} characters of a-z, A-Z, 0-9, '.', '-' and '_'",
+                    limits::NODE_NAME_MAX
+                ),
+            ));
+        }
+        Ok(Self(s))
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = Invalid;
+    fn from_str(s: &str) -> Result<Self, Invalid> {
+        s.to_owned().try_into()
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(value: NodeName) -> String {
+        value.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

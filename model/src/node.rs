@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, RuntimeName, Timestamp};
+use crate::{Labels, NodeId, NodeName, RuntimeName, Timestamp};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
@@ -29,4 +29,46 @@ pub struct Node {
     pub images: Vec<RuntimeName>,
     pub reported_at: Timestamp,
     pub schedulable: bool,
+}
+
+/// The label that says which failure zone a node is in.
+pub const ZONE: &str = "zone";
+
+/// A node as the cluster remembers it, whether or not it is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub id: NodeId,
+    /// Each name once at a time.
+    pub name: NodeName,
+    /// What its agent said last.
+    pub labels: Labels,
+    /// Takes nothing new.
+    pub cordoned: bool,
+    /// What runs on it is being moved elsewhere. A node that drains is cordoned too.
+    pub draining: Option<NodeDrain>,
+    pub joined_at: Timestamp,
+}
+
+impl NodeRecord {
+    pub fn takes_instances(&self) -> bool {
+        !self.cordoned && self.draining.is_none()
+    }
+}
+
+/// How a node is being emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDrain {
+    pub since: Timestamp,
+    /// When the operator wants it to be over. Without `force` that is only something to report.
+    pub deadline: Option<Timestamp>,
+    /// What is still there at the deadline (at once, where there is none) is ended although nothing
+    /// replaces it yet.
+    pub force: bool,
+}
+
+impl NodeDrain {
+    /// From when on nothing is waited for any more.
+    pub fn forced_at(&self) -> Option<Timestamp> {
+        self.force.then(|| self.deadline.unwrap_or(self.since))
+    }
 }

@@ -152,7 +152,7 @@ pub(crate) fn publish(desk: &Desk, now: Timestamp) {
         written = std::mem::take(changes);
         false
     });
-    if written.all || !written.functions.is_empty() {
+    if written.all || written.nodes || !written.functions.is_empty() {
         // Instances and builds follow from what was written, too.
         desk.plan_wake.notify_one();
         desk.build_wake.notify_one();

@@ -3,7 +3,9 @@
 //! A persisted format. Variants and fields are only ever added, limits only ever widened, and the
 //! bytes of every released version are decoded in a test (`golden/`).
 
-use coracle_model::{BuildOutput, Operation, RevisionId, Timestamp, WriteId, limits};
+use coracle_model::{
+    BuildOutput, Labels, NodeId, NodeName, Operation, RevisionId, Timestamp, WriteId, limits,
+};
 use coracle_proto::{ConvertError, Wire, required, v1};
 use prost::Message as _;
 
@@ -23,7 +25,9 @@ pub enum Body {
     Operation(Operation),
     /// From here on: steps of the leader's loops. One that no longer fits the revision's stage
     /// changes nothing and is not an error, since a leader may learn late that it repeats itself.
-    BeginBuild { revision: RevisionId },
+    BeginBuild {
+        revision: RevisionId,
+    },
     FinishBuild {
         revision: RevisionId,
         output: BuildOutput,
@@ -33,13 +37,43 @@ pub enum Body {
         reason: String,
     },
     /// The revision proved itself and serves from now on.
-    Promote { revision: RevisionId },
+    Promote {
+        revision: RevisionId,
+    },
     FailDeploy {
         revision: RevisionId,
         reason: String,
     },
     /// After restoring a snapshot or recovering a cluster. Only ever raises it.
-    SetIncarnation { incarnation: u64 },
+    SetIncarnation {
+        incarnation: u64,
+    },
+    /// From here on: nodes. Proposed by the leader only, which knows what is connected and what
+    /// runs; what it looked at first is in `leader/nodes.rs` of the controller.
+    RegisterNode(RegisterNode),
+    /// Opening a node again ends its draining too.
+    CordonNode {
+        node: NodeId,
+        cordoned: bool,
+    },
+    DrainNode {
+        node: NodeId,
+        deadline: Option<Timestamp>,
+        force: bool,
+    },
+    RemoveNode {
+        node: NodeId,
+    },
+}
+
+/// An agent said hello with something that is not recorded yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterNode {
+    pub id: NodeId,
+    pub name: NodeName,
+    pub labels: Labels,
+    /// The node that had the name and is gone: a machine that was installed anew.
+    pub replaces: Option<NodeId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +148,28 @@ impl From<Command> for v1::Command {
             Body::SetIncarnation { incarnation } => {
                 Wired::SetIncarnation(v1::SetIncarnation { incarnation })
             }
+            Body::RegisterNode(register) => Wired::RegisterNode(v1::RegisterNode {
+                id: register.id.to_wire(),
+                name: register.name.into(),
+                labels: register.labels.into(),
+                replaces: register.replaces.to_wire(),
+            }),
+            Body::CordonNode { node, cordoned } => Wired::CordonNode(v1::CordonNode {
+                node: node.to_wire(),
+                cordoned,
+            }),
+            Body::DrainNode {
+                node,
+                deadline,
+                force,
+            } => Wired::DrainNode(v1::DrainNode {
+                node: node.to_wire(),
+                deadline: deadline.map(Timestamp::millis),
+                force,
+            }),
+            Body::RemoveNode { node } => Wired::RemoveNode(v1::RemoveNode {
+                node: node.to_wire(),
+            }),
         };
         Self {
             write_id: value.write_id.to_wire(),
@@ -152,6 +208,24 @@ impl TryFrom<v1::Command> for Command {
             },
             Wired::SetIncarnation(m) => Body::SetIncarnation {
                 incarnation: m.incarnation,
+            },
+            Wired::RegisterNode(m) => Body::RegisterNode(RegisterNode {
+                id: Wire::from_wire("register_node.id", m.id)?,
+                name: Wire::from_wire("register_node.name", m.name)?,
+                labels: Wire::from_wire("register_node.labels", m.labels)?,
+                replaces: Wire::from_wire("register_node.replaces", m.replaces)?,
+            }),
+            Wired::CordonNode(m) => Body::CordonNode {
+                node: Wire::from_wire("cordon_node.node", m.node)?,
+                cordoned: m.cordoned,
+            },
+            Wired::DrainNode(m) => Body::DrainNode {
+                node: Wire::from_wire("drain_node.node", m.node)?,
+                deadline: m.deadline.map(Timestamp),
+                force: m.force,
+            },
+            Wired::RemoveNode(m) => Body::RemoveNode {
+                node: Wire::from_wire("remove_node.node", m.node)?,
             },
         };
         Ok(Self {

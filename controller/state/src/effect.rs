@@ -1,7 +1,7 @@
 //! What apply asks of the world outside.
 
 use coracle_model::{
-    Digest, FunctionId, KeyId, NamespaceId, ProjectId, Refusal, RevisionId, TaskId, TokenId,
+    Digest, FunctionId, KeyId, NamespaceId, NodeId, ProjectId, Refusal, RevisionId, TaskId, TokenId,
 };
 
 /// What came of a command.
@@ -35,4 +35,6 @@ pub enum Effect {
     /// No revision names these bytes any more. An upload that is not committed yet may still lease
     /// them.
     ArtifactUnreferenced(Digest),
+    /// Joined, changed, closed, opened, draining or removed.
+    NodeChanged(NodeId),
 }

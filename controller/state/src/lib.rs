@@ -4,8 +4,8 @@
 //! stamped by its proposer. What has to happen outside leaves as [`Effect`] values, which only the
 //! leader acts on. Readers get a [`View`], an immutable picture that is cheap to take.
 //!
-//! What is deliberately absent: instances (the leader assigns them in memory), nodes, and the bytes
-//! of artifacts (only their digests are here). `docs/adr/0001-what-is-replicated.md` says why.
+//! What is deliberately absent: instances (the leader assigns them in memory), what nodes say of
+//! themselves (only that they belong is here), and the bytes of artifacts (only their digests are). `docs/adr/0001-what-is-replicated.md` says why.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::float_arithmetic)]
@@ -21,7 +21,7 @@ mod view;
 mod writes;
 
 pub use apply::{REVISIONS_KEPT, clip};
-pub use command::{Body, Command, DecodeError, EncodeError};
+pub use command::{Body, Command, DecodeError, EncodeError, RegisterNode};
 pub use effect::{Applied, Effect};
 pub use snapshot::{FORMAT, SnapshotError};
 pub use state::State;

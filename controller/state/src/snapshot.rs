@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_model::{
-    Digest, Function, FunctionId, FunctionKey, Namespace, Project, Refusal, Revision, Task,
-    Timestamp, Token, WriteId,
+    Digest, Function, FunctionId, FunctionKey, Namespace, NodeId, Project, Refusal, Revision, Task,
+    Timestamp, Token, WriteId, node::NodeRecord,
 };
 use coracle_proto::{ConvertError, Wire, v1};
 use prost::Message as _;
@@ -53,6 +53,8 @@ impl State {
             tokens: view.tokens.values().cloned().map(Into::into).collect(),
             tasks: view.tasks.values().cloned().map(Into::into).collect(),
             applied_writes: self.writes.iter().map(applied_write).collect(),
+            nodes: view.nodes.values().cloned().map(Into::into).collect(),
+            removed_nodes: view.removed_nodes.iter().map(removed_node).collect(),
         };
         snapshot.encode_to_vec()
     }
@@ -111,6 +113,16 @@ impl State {
         for task in items::<_, Task>("tasks", snapshot.tasks) {
             let task = task?;
             view.tasks.insert(task.id, task);
+        }
+        for node in items::<_, NodeRecord>("nodes", snapshot.nodes) {
+            add_node(&mut view, node?)?;
+        }
+        for removed in items::<_, Removed>("removed_nodes", snapshot.removed_nodes) {
+            let Removed { id, at } = removed?;
+            if view.nodes.contains(&id) {
+                return inconsistent(format_args!("node {id} is there and was removed"));
+            }
+            view.removed_nodes.insert(id, at);
         }
         let mut writes = Writes::default();
         for write in items::<_, KeptWrite>("applied_writes", snapshot.applied_writes) {
@@ -206,6 +218,37 @@ fn add_key(view: &mut View, key: FunctionKey) -> Result<(), SnapshotError> {
         .insert((key.project, key.name.clone()), key.id);
     view.keys.insert(key.id, key);
     Ok(())
+}
+
+fn add_node(view: &mut View, node: NodeRecord) -> Result<(), SnapshotError> {
+    if view.node_names.contains(&node.name) {
+        return inconsistent(format_args!("two nodes have the name {}", node.name));
+    }
+    view.node_names.insert(node.name.clone(), node.id);
+    view.nodes.insert(node.id, node);
+    Ok(())
+}
+
+struct Removed {
+    id: NodeId,
+    at: Timestamp,
+}
+
+fn removed_node((id, at): (&NodeId, &Timestamp)) -> v1::RemovedNode {
+    v1::RemovedNode {
+        id: id.to_wire(),
+        at: at.0,
+    }
+}
+
+impl TryFrom<v1::RemovedNode> for Removed {
+    type Error = ConvertError;
+    fn try_from(value: v1::RemovedNode) -> Result<Self, ConvertError> {
+        Ok(Self {
+            id: Wire::from_wire("id", value.id)?,
+            at: Timestamp(value.at),
+        })
+    }
 }
 
 struct KeptWrite {

@@ -58,6 +58,10 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
     pub(crate) fn values(&self) -> impl DoubleEndedIterator<Item = &V> {
         self.0.values().map(Arc::as_ref)
     }

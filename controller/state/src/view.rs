@@ -9,8 +9,9 @@ use std::{
 
 use coracle_model::{
     Digest, Function, FunctionId, FunctionKey, FunctionName, FunctionRef, KeyId, KeyName,
-    Namespace, NamespaceId, NamespaceName, Project, ProjectId, ProjectName, Revision, RevisionId,
-    Task, TaskId, Token, TokenId, query::FunctionView,
+    Namespace, NamespaceId, NamespaceName, NodeId, NodeName, Project, ProjectId, ProjectName,
+    Revision, RevisionId, Task, TaskId, Timestamp, Token, TokenId, node::NodeRecord,
+    query::FunctionView,
 };
 
 use crate::{artifacts, table::Table};
@@ -28,10 +29,14 @@ pub struct View {
     pub(crate) keys: Table<KeyId, FunctionKey>,
     pub(crate) tokens: Table<TokenId, Token>,
     pub(crate) tasks: Table<TaskId, Task>,
+    pub(crate) nodes: Table<NodeId, NodeRecord>,
+    /// Ids that may not join again, with when they were removed.
+    pub(crate) removed_nodes: Table<NodeId, Timestamp>,
     // Below: derived from the above, not in snapshots.
     pub(crate) namespace_names: Table<(ProjectId, NamespaceName), NamespaceId>,
     pub(crate) function_names: Table<(NamespaceId, FunctionName), FunctionId>,
     pub(crate) key_names: Table<(ProjectId, KeyName), KeyId>,
+    pub(crate) node_names: Table<NodeName, NodeId>,
     /// `FunctionKey::functions` read backwards. Functions without keys have no entry.
     pub(crate) bindings: Table<FunctionId, BTreeSet<KeyName>>,
 }
@@ -247,6 +252,24 @@ impl View {
         let mut tasks: Vec<_> = self.tasks.values().filter(of).collect();
         tasks.sort_by_key(|task| Reverse((task.created_at, task.id)));
         tasks
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(&id)
+    }
+
+    pub fn node_named(&self, name: &NodeName) -> Option<&NodeRecord> {
+        self.nodes.get(self.node_names.get(name)?)
+    }
+
+    /// By id.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values()
+    }
+
+    /// Whether it was removed, or replaced by another node of its name: it may not come back.
+    pub fn is_removed(&self, id: NodeId) -> bool {
+        self.removed_nodes.contains(&id)
     }
 
     /// Every artifact that a revision names. Walks all revisions: for collections, not for requests

@@ -1,11 +1,13 @@
 //! Nodes, their resources, and the stamps of orders to them.
 
+use std::collections::BTreeMap;
+
 use coracle_model::{
-    RuntimeName, Stamp, Timestamp,
-    node::{Node, Resources},
+    Labels, RuntimeName, Stamp, Timestamp,
+    node::{Node, NodeDrain, NodeRecord, Resources},
 };
 
-use super::{ConvertError, Wire, required};
+use super::{ConvertError, Wire, optional, required};
 use crate::v1;
 
 impl From<Stamp> for v1::Stamp {
@@ -93,6 +95,70 @@ impl TryFrom<v1::Node> for Node {
             images: Wire::from_wire("images", value.images)?,
             reported_at: Timestamp(value.reported_at),
             schedulable: value.schedulable,
+        })
+    }
+}
+
+impl Wire for Labels {
+    type Form = BTreeMap<String, String>;
+
+    fn to_wire(&self) -> Self::Form {
+        self.clone().into()
+    }
+
+    fn from_wire(field: &str, form: Self::Form) -> Result<Self, ConvertError> {
+        Self::new(form).map_err(|invalid| {
+            let inside = invalid.field.strip_prefix("labels").unwrap_or_default();
+            ConvertError::new(format!("{field}{inside}"), invalid.reason)
+        })
+    }
+}
+
+impl From<NodeDrain> for v1::NodeDrain {
+    fn from(value: NodeDrain) -> Self {
+        Self {
+            since: value.since.0,
+            deadline: value.deadline.map(Timestamp::millis),
+            force: value.force,
+        }
+    }
+}
+
+impl TryFrom<v1::NodeDrain> for NodeDrain {
+    type Error = ConvertError;
+    /// Never fails today.
+    fn try_from(value: v1::NodeDrain) -> Result<Self, ConvertError> {
+        Ok(Self {
+            since: Timestamp(value.since),
+            deadline: value.deadline.map(Timestamp),
+            force: value.force,
+        })
+    }
+}
+
+impl From<NodeRecord> for v1::NodeRecord {
+    fn from(value: NodeRecord) -> Self {
+        Self {
+            id: value.id.to_wire(),
+            name: value.name.into(),
+            labels: value.labels.into(),
+            cordoned: value.cordoned,
+            draining: value.draining.map(Into::into),
+            joined_at: value.joined_at.0,
+        }
+    }
+}
+
+impl TryFrom<v1::NodeRecord> for NodeRecord {
+    type Error = ConvertError;
+    fn try_from(value: v1::NodeRecord) -> Result<Self, ConvertError> {
+        Ok(Self {
+            id: Wire::from_wire("id", value.id)?,
+            name: Wire::from_wire("name", value.name)?,
+            labels: Wire::from_wire("labels", value.labels)?,
+            cordoned: value.cordoned,
+            draining: optional("draining", value.draining)?,
+            joined_at: Timestamp(value.joined_at),
         })
     }
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use coracle_model::{
     ActivationId, BuildId, Concurrency, Digest, FunctionId, FunctionName, InstanceId, KeyId,
-    KeyName, Memory, MilliCpu, NamespaceId, NamespaceName, NodeId, ProjectId, ProjectName,
-    RequestId, RuntimeName, SecretHash, TaskId, Timeout, TokenId, WriteId,
+    KeyName, Memory, MilliCpu, NamespaceId, NamespaceName, NodeId, NodeName, ProjectId,
+    ProjectName, RequestId, RuntimeName, SecretHash, TaskId, Timeout, TokenId, WriteId,
 };
 use uuid::Uuid;
 
@@ -82,7 +82,7 @@ macro_rules! strings {
     )*};
 }
 
-strings! { FunctionName KeyName NamespaceName ProjectName RuntimeName }
+strings! { FunctionName KeyName NamespaceName NodeName ProjectName RuntimeName }
 
 macro_rules! quantities {
     ($($name:ident)*) => {$(

@@ -7,6 +7,7 @@ mod checks;
 mod functions;
 mod keys;
 mod namespaces;
+mod nodes;
 mod projects;
 mod revisions;
 mod tasks;
@@ -67,6 +68,14 @@ impl Change<'_> {
             Body::Promote { revision } => self.promote(revision),
             Body::FailDeploy { revision, reason } => self.fail_deploy(revision, &reason),
             Body::SetIncarnation { incarnation } => self.set_incarnation(incarnation),
+            Body::RegisterNode(register) => return self.register_node(register),
+            Body::CordonNode { node, cordoned } => return self.cordon_node(node, cordoned),
+            Body::DrainNode {
+                node,
+                deadline,
+                force,
+            } => return self.drain_node(node, deadline, force),
+            Body::RemoveNode { node } => return self.remove_node(node),
         }
         Ok(())
     }

@@ -6,14 +6,14 @@
 use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use coracle_model::{
-    FunctionId, Operation, ProjectId, RevisionId, SecretHash, Timestamp, TokenId, TokenRole,
-    WriteId,
+    FunctionId, Labels, NodeId, Operation, ProjectId, RevisionId, SecretHash, Timestamp, TokenId,
+    TokenRole, WriteId,
     operation::{
         CreateFunction, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction, UpdateKey,
         UpdateNamespace,
     },
 };
-use coracle_state::{Body, Command, State};
+use coracle_state::{Body, Command, RegisterNode, State};
 use uuid::Uuid;
 
 use crate::fixture::{
@@ -64,10 +64,59 @@ fn name(body: &Body) -> &'static str {
         Body::Promote { .. } => "promote.bin",
         Body::FailDeploy { .. } => "fail_deploy.bin",
         Body::SetIncarnation { .. } => "set_incarnation.bin",
+        Body::RegisterNode(_) => "register_node.bin",
+        Body::CordonNode { .. } => "cordon_node.bin",
+        Body::DrainNode { .. } => "drain_node.bin",
+        Body::RemoveNode { .. } => "remove_node.bin",
     }
 }
 
-/// In an order in which all of them are applied with success.
+/// What came after release 0.1.0, by subject: each has a snapshot of its own, of the state that the
+/// release's commands and then these give.
+fn later() -> Vec<(&'static str, Vec<Body>)> {
+    vec![("snapshot_nodes.bin", nodes())]
+}
+
+fn nodes() -> Vec<Body> {
+    let node = |n| NodeId(Uuid::from_u128(n));
+    let zone = [("zone".to_owned(), "a".to_owned())];
+    let register = |n, name: &str, replaces| {
+        Body::RegisterNode(RegisterNode {
+            id: node(n),
+            name: name.parse().unwrap(),
+            labels: Labels::new(zone.clone().into()).unwrap(),
+            replaces,
+        })
+    };
+    vec![
+        register(3, "three", Some(node(9))),
+        register(1, "one", None),
+        register(2, "two.example.com", None),
+        Body::DrainNode {
+            node: node(1),
+            deadline: Some(Timestamp(9_000)),
+            force: true,
+        },
+        Body::CordonNode {
+            node: node(2),
+            cordoned: true,
+        },
+        Body::RemoveNode { node: node(3) },
+    ]
+}
+
+fn numbered(from: u64, bodies: Vec<Body>) -> Vec<Command> {
+    (from..)
+        .zip(bodies)
+        .map(|(n, body)| Command {
+            write_id: WriteId(Uuid::from_u128(u128::from(n))),
+            at: Timestamp(n),
+            body,
+        })
+        .collect()
+}
+
+/// Those of release 0.1.0, in an order in which all of them are applied with success.
 fn commands() -> Vec<Command> {
     let function = FunctionId(Uuid::from_u128(10));
     let first = RevisionId {
@@ -178,23 +227,16 @@ fn commands() -> Vec<Command> {
         Body::Operation(Operation::DeleteProject { project: team }),
         Body::SetIncarnation { incarnation: 3 },
     ]);
-    (1..)
-        .zip(bodies)
-        .map(|(n, body)| {
-            let write_id = WriteId(Uuid::from_u128(n));
-            Command {
-                write_id,
-                at: Timestamp(u64::try_from(n).unwrap()),
-                body,
-            }
-        })
-        .collect()
+    numbered(1, bodies)
 }
 
 #[test]
 fn recorded_commands_are_read_and_still_written_so() {
     let (mut seen, mut new) = (BTreeSet::new(), Vec::new());
-    for command in commands() {
+    let later = later()
+        .into_iter()
+        .flat_map(|(_, bodies)| numbered(1_000, bodies));
+    for command in commands().into_iter().chain(later) {
         let name = name(&command.body);
         if !seen.insert(name.to_owned()) {
             continue;
@@ -214,8 +256,9 @@ fn recorded_commands_are_read_and_still_written_so() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     seen.insert("snapshot.bin".to_owned());
+    seen.extend(self::later().into_iter().map(|(name, _)| name.to_owned()));
     assert_eq!(files, seen);
-    assert_eq!(seen.len(), 21);
+    assert_eq!(seen.len(), 21 + 5);
 }
 
 #[test]
@@ -230,4 +273,20 @@ fn the_recorded_snapshot_is_read_and_is_what_the_commands_give() {
     assert!(new.is_empty(), "commit the new file and run again: {new:?}");
     assert_eq!(State::decode(&recorded).unwrap(), state);
     assert_eq!(state.encode(), recorded);
+}
+
+#[test]
+fn later_snapshots_are_read_and_are_what_their_commands_give() {
+    for (file, bodies) in later() {
+        let mut state = State::new();
+        for command in commands().into_iter().chain(numbered(1_000, bodies)) {
+            let name = name(&command.body);
+            assert_eq!(state.apply(command).outcome, Ok(()), "{name}");
+        }
+        let mut new = Vec::new();
+        let recorded = recorded(file, &state.encode(), &mut new);
+        assert!(new.is_empty(), "commit the new file and run again: {new:?}");
+        assert_eq!(State::decode(&recorded).unwrap(), state, "{file}");
+        assert_eq!(state.encode(), recorded, "{file}");
+    }
 }

@@ -6,6 +6,7 @@ mod fixture;
 mod functions;
 mod golden;
 mod keys;
+mod nodes;
 mod random;
 mod revisions;
 mod tasks;

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_model::{
-    FunctionId, KeyName, Operation, ProjectId, RevisionId, SecretHash, TaskId, TaskState,
+    FunctionId, KeyName, NodeId, Operation, ProjectId, RevisionId, SecretHash, TaskId, TaskState,
     Timestamp, TokenId, TokenRole, WriteId, limits,
     operation::{
         CreateFunction, CreateKey, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction,
         UpdateKey, UpdateNamespace,
     },
 };
-use coracle_state::{Body, Command, Effect, REVISIONS_KEPT, State, View};
+use coracle_state::{Body, Command, Effect, REVISIONS_KEPT, RegisterNode, State, View};
 use proptest::{collection::vec, prelude::*};
 use uuid::Uuid;
 
@@ -113,6 +113,8 @@ enum Proposal {
     /// Which function, how far behind its latest, which step.
     Leader(usize, u32, u8),
     Incarnation(u64),
+    /// Which node, under which name, instead of which, and what of it.
+    Node(u128, u8, u128, u8),
 }
 
 fn proposal() -> impl Strategy<Value = Proposal> {
@@ -121,13 +123,59 @@ fn proposal() -> impl Strategy<Value = Proposal> {
         6 => (0..8_usize, prop_oneof![4 => Just(0), 1 => 1..4_u32], 0..5_u8)
             .prop_map(|(function, behind, step)| Proposal::Leader(function, behind, step)),
         1 => (0..5_u64).prop_map(Proposal::Incarnation),
+        2 => (1..7_u128, 0..3_u8, 1..7_u128, 0..8_u8)
+            .prop_map(|(id, name, other, what)| Proposal::Node(id, name, other, what)),
     ]
+}
+
+fn node_body(id: u128, name: u8, other: u128, what: u8) -> Body {
+    let node = NodeId(Uuid::from_u128(id));
+    match what {
+        0..=3 => Body::RegisterNode(RegisterNode {
+            id: node,
+            name: format!("node-{name}").parse().unwrap(),
+            labels: Default::default(),
+            replaces: (what == 3).then_some(NodeId(Uuid::from_u128(other))),
+        }),
+        4 | 5 => Body::CordonNode {
+            node,
+            cordoned: what == 4,
+        },
+        6 => Body::DrainNode {
+            node,
+            deadline: Some(Timestamp(u64::from(name))),
+            force: other % 2 == 0,
+        },
+        _ => Body::RemoveNode { node },
+    }
+}
+
+fn check_nodes(before: &View, after: &View, effects: &[Effect]) {
+    for n in 1..7 {
+        let id = NodeId(Uuid::from_u128(n));
+        let changed = before.node(id) != after.node(id);
+        assert!(!changed || effects.contains(&Effect::NodeChanged(id)));
+        assert!(!after.is_removed(id) || after.node(id).is_none());
+        assert!(
+            !before.is_removed(id) || after.is_removed(id),
+            "removed for good"
+        );
+    }
+    for record in after.nodes() {
+        assert_eq!(
+            after.node_named(&record.name),
+            Some(record),
+            "each name once"
+        );
+        assert!(record.cordoned || record.draining.is_none());
+    }
 }
 
 fn body(view: &View, proposal: Proposal) -> Body {
     let (nth, behind, step) = match proposal {
         Proposal::Client(operation) => return Body::Operation(operation),
         Proposal::Incarnation(incarnation) => return Body::SetIncarnation { incarnation },
+        Proposal::Node(id, name, other, what) => return node_body(id, name, other, what),
         Proposal::Leader(nth, behind, step) => (nth, behind, step),
     };
     let known: Vec<_> = view
@@ -336,6 +384,7 @@ proptest! {
             check_functions(&one);
             check_keys(&one);
             check_tasks(&one);
+            check_nodes(&before, &one, &applied.effects);
             check_effects(&before, &one, &applied.effects);
             if applied.outcome.is_err() {
                 prop_assert!(before == one.view());

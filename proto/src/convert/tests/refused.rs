@@ -180,6 +180,15 @@ fn nodes_and_instances() {
     type Spec = v1::InstanceSpec;
     refused(s::node(), "id", |w: &mut v1::Node| w.id.clear());
     refused(s::node(), "name", |w: &mut v1::Node| w.name.clear());
+    refused(s::node_record(), "id", |w: &mut v1::NodeRecord| {
+        w.id.clear()
+    });
+    refused(s::node_record(), "name", |w: &mut v1::NodeRecord| {
+        w.name = "a b".into();
+    });
+    refused(s::node_record(), "labels.a b", |w: &mut v1::NodeRecord| {
+        w.labels.insert("a b".into(), String::new());
+    });
     refused(s::node(), "allocatable", |w: &mut v1::Node| {
         w.allocatable = None
     });

@@ -3,7 +3,7 @@ use coracle_model::{
     Invalid, LogLine, LogStream, Network, Operation, ProjectId, Refusal, Revision,
     RevisionSettings, ScaleBounds, Stage, Stamp, Task, TaskId, TaskState, Timestamp, Token,
     TokenId, TokenRole,
-    node::{Node, Resources},
+    node::{Node, NodeRecord, Resources},
     operation::{SettingsPatch, UpdateFunction, UpdateKey, UpdateNamespace},
     query::{ExitRecord, FunctionRuntimeView, FunctionView},
     task::{TaskSubject, TaskVerb},
@@ -125,6 +125,11 @@ fn nodes_and_instances() {
         cpu_millis: 2,
     });
     comes_back::<v1::Node, _>(s::node());
+    comes_back::<v1::NodeRecord, _>(s::node_record());
+    comes_back::<v1::NodeRecord, _>(NodeRecord {
+        draining: None,
+        ..s::node_record()
+    });
     comes_back::<v1::Node, _>(Node {
         stems: [].into(),
         images: vec![],

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use coracle_model::{
     BuildOutput, Concurrency, Convention, Digest, Env, ExitReason, Function, FunctionId,
-    FunctionKey, FunctionRef, Handler, InstanceId, InstanceSpec, InstanceState, KeyId, LogLine,
-    LogStream, Memory, MilliCpu, Namespace, NamespaceId, Network, NodeId, Project, ProjectId,
-    Revision, RevisionId, RevisionSettings, RuntimeName, ScaleBounds, SecretHash, Source, Stage,
-    Stamp, Task, TaskId, TaskState, Timeout, Timestamp, Token, TokenId, TokenRole,
-    node::{Node, Resources},
+    FunctionKey, FunctionRef, Handler, InstanceId, InstanceSpec, InstanceState, KeyId, Labels,
+    LogLine, LogStream, Memory, MilliCpu, Namespace, NamespaceId, Network, NodeId, Project,
+    ProjectId, Revision, RevisionId, RevisionSettings, RuntimeName, ScaleBounds, SecretHash,
+    Source, Stage, Stamp, Task, TaskId, TaskState, Timeout, Timestamp, Token, TokenId, TokenRole,
+    node::{Node, NodeDrain, NodeRecord, Resources},
     query::{Decision, ExitRecord, FunctionView, InstanceView},
     task::{TaskSubject, TaskVerb},
 };
@@ -214,6 +214,22 @@ pub(super) fn node() -> Node {
         images: vec![runtime],
         reported_at: Timestamp(20),
         schedulable: true,
+    }
+}
+
+pub(super) fn node_record() -> NodeRecord {
+    let labels = [("zone".to_owned(), "a".to_owned())];
+    NodeRecord {
+        id: NodeId(uuid(6)),
+        name: "one.example.com".parse().unwrap(),
+        labels: Labels::new(labels.into()).unwrap(),
+        cordoned: true,
+        draining: Some(NodeDrain {
+            since: Timestamp(21),
+            deadline: Some(Timestamp(22)),
+            force: true,
+        }),
+        joined_at: Timestamp(19),
     }
 }
 
