@@ -133,7 +133,8 @@ impl Config {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
         let (machine, published, changes) = StateMachine::new();
-        let group = coracle_replica::Config::alone(self.member);
+        let mut group = coracle_replica::Config::alone(self.member);
+        (group.seed, group.boot) = Uuid::new_v4().as_u64_pair();
         let observer = Box::new(|_: coracle_replica::Applied<'_, _>| {});
         let replica = Replica::start(group, log, machine, Box::new(NoPeers), observer).await?;
         metrics::describe();

@@ -19,6 +19,9 @@ pub struct Config {
     /// Where election timeouts are drawn from. Different on each member in production; fixed in a
     /// simulation, which then repeats exactly.
     pub seed: u64,
+    /// Differs in every start of a member, so that an answer to a question from before a restart is
+    /// not taken for one from after it. Random in production.
+    pub boot: u64,
     pub snapshots: SnapshotPolicy,
 }
 
@@ -66,8 +69,8 @@ impl Config {
         Self::member(id, vec![id])
     }
 
-    /// One of the `voters` of a new group. The seed is the id, so give it a random one unless
-    /// repeatable elections are wanted.
+    /// One of the `voters` of a new group. Seed and boot are not random, as they should be outside
+    /// of tests.
     pub fn member(id: u64, voters: Vec<u64>) -> Self {
         Self {
             id,
@@ -76,6 +79,7 @@ impl Config {
             heartbeat_ticks: 1,
             election_ticks: 10,
             seed: id,
+            boot: 0,
             snapshots: SnapshotPolicy::default(),
         }
     }

@@ -6,12 +6,15 @@
     allow(unreachable_pub, reason = "shown to simulations by `crate::testing`")
 )]
 
-use std::cell::Cell;
+use std::{cell::Cell, collections::BTreeMap};
 
 use protobuf::Message as _;
 use raft::{
-    RawNode, SnapshotStatus, StateRole,
-    eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message},
+    ProgressState, RawNode, SnapshotStatus, StateRole,
+    eraftpb::{
+        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
+        ConfState, Entry, EntryType, HardState, Message, MessageType,
+    },
 };
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
     log::{COMMAND_BYTES_MAX, Durability, LogStore, Snapshot, Write},
     logger::raft_logger,
     machine::{Command, Machine},
+    membership::{Group, Member, Members, Progress, Step},
     status::{Role, Status},
     storage::Storage,
 };
@@ -35,6 +39,7 @@ const UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
 /// Index and term of what stands for the beginning in every member's log.
 const FOUNDATION: (u64, u64) = (1, 1);
 const INFLIGHT_MESSAGES: usize = 256;
+const READ_CONTEXT_BYTES: usize = 24;
 
 /// What comes out while a batch is worked through. Called in the order in which things may
 /// happen: a message that is handed over may leave at once.
@@ -45,6 +50,8 @@ pub trait Output<R> {
     /// A majority confirmed that this member led when the read came; it may be answered once
     /// `index` is applied.
     fn read_confirmed(&mut self, context: u64, index: u64);
+    /// The group changed, by the entry at this position.
+    fn members_changed(&mut self, _at: Position) {}
 }
 
 /// A command that was applied, and what came of it.
@@ -75,6 +82,15 @@ pub struct Core<S: LogStore, M: Machine> {
     raft: RawNode<Storage<S>>,
     machine: M,
     seed: u64,
+    boot: u64,
+    /// Counts [`Core::tick`].
+    now: u64,
+    /// When a member was last heard from.
+    heard: BTreeMap<u64, u64>,
+    /// Rises whenever the group changed.
+    group_version: u64,
+    /// It applied that it is no voter any more, and leads.
+    step_down: bool,
     policy: SnapshotPolicy,
     applied: u64,
     /// Bytes of commands applied since the last snapshot.
@@ -105,6 +121,11 @@ impl<S: LogStore, M: Machine> Core<S, M> {
             raft,
             machine,
             seed: config.seed,
+            boot: config.boot,
+            now: 0,
+            heard: BTreeMap::new(),
+            group_version: 0,
+            step_down: false,
             policy: config.snapshots,
             applied,
             unsaved_bytes,
@@ -119,6 +140,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     }
 
     pub fn tick(&mut self) {
+        self.now += 1;
         // Raft draws election timeouts from the thread's generator, which would make runs
         // unrepeatable. It only looks at the drawn value in here.
         let raft = &mut self.raft.raft;
@@ -132,6 +154,11 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     /// A message from a peer. Raft's own complaints (an unknown member, a message that only makes
     /// sense locally) mean nothing to anyone but a debugger: the sender repeats what matters.
     pub fn step(&mut self, message: Message) {
+        if !is_from_a_member(&message, self.raft.raft.id) {
+            tracing::debug!(from = message.from, "message that no member sends dropped");
+            return;
+        }
+        self.heard.insert(message.from, self.now);
         if let Err(error) = self.raft.step(message) {
             tracing::debug!(%error, "message from a peer ignored");
         }
@@ -155,14 +182,101 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         Ok(self.last_position())
     }
 
-    /// A change of the group, prepared by the caller: as learner first, one at a time.
-    #[cfg(any(test, feature = "testing"))]
+    /// Proposes a change of the group as it is. Raft takes one at a time, and would replace a
+    /// second one by an entry that says nothing: see [`Core::is_changing`].
     pub fn propose_membership(&mut self, change: ConfChangeV2) -> Result<Position, Refused> {
         self.check_leading()?;
+        if self.is_changing() {
+            return Err(Refused::Busy);
+        }
         self.raft
             .propose_conf_change(Vec::new(), change)
             .map_err(|_| Refused::Busy)?;
         Ok(self.last_position())
+    }
+
+    pub(crate) fn propose_step(&mut self, step: Step) -> Result<Option<Position>, Refused> {
+        let (kind, id) = match step {
+            Step::AddLearner(id) | Step::Demote(id) => (ConfChangeType::AddLearnerNode, id),
+            Step::Promote(id) => (ConfChangeType::AddNode, id),
+            Step::Remove(id) => (ConfChangeType::RemoveNode, id),
+            Step::Nothing | Step::HandOver(_) => return Ok(None),
+        };
+        let mut single = ConfChangeSingle {
+            node_id: id,
+            ..ConfChangeSingle::default()
+        };
+        single.set_change_type(kind);
+        let mut change = ConfChangeV2::default();
+        change.set_transition(ConfChangeTransition::Auto);
+        change.set_changes(vec![single].into());
+        self.propose_membership(change).map(Some)
+    }
+
+    /// A change may be under way, of this term or of an earlier one.
+    pub fn is_changing(&self) -> bool {
+        self.raft.raft.has_pending_conf()
+    }
+
+    /// Whether the group no longer has this member, as it learned from its own log.
+    pub fn is_removed(&self) -> bool {
+        let group = self.group();
+        !group.is_empty() && !group.contains(self.raft.raft.id)
+    }
+
+    /// A peer says that, as of this index, this member is not one. A peer that knows less of the
+    /// log than this member does may simply not have heard of it yet.
+    pub(crate) fn is_removed_as_of(&self, index: u64) -> bool {
+        index > self.applied && !self.group().is_empty()
+    }
+
+    pub fn group(&self) -> Group {
+        let members = &self.raft.store().log.state().members;
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        let learners = [&members.learners[..], &members.learners_next].concat();
+        Group {
+            as_of: self.applied,
+            voters: sorted(&members.voters),
+            learners: sorted(&learners),
+        }
+    }
+
+    pub(crate) fn group_version(&self) -> u64 {
+        self.group_version
+    }
+
+    pub fn members(&self) -> Members {
+        let raft = &self.raft.raft;
+        let leading = raft.state == StateRole::Leader;
+        let patience = raft.election_timeout() as u64 * 2;
+        let group = self.group();
+        let member = |id: &u64| Member {
+            id: *id,
+            progress: raft
+                .prs()
+                .get(*id)
+                .filter(|_| leading)
+                .map(|known| Progress {
+                    matched: known.matched,
+                    active: *id == raft.id
+                        || self
+                            .heard
+                            .get(id)
+                            .is_some_and(|at| at + patience >= self.now),
+                    snapshot: known.state == ProgressState::Snapshot,
+                }),
+        };
+        Members {
+            voters: group.voters.iter().map(member).collect(),
+            learners: group.learners.iter().map(member).collect(),
+            leader: self.leader(),
+            last_index: raft.raft_log.last_index(),
+            applied: self.applied,
+        }
     }
 
     /// Raft would forward to the leader, out of sight of whoever waits; here the caller is told
@@ -184,10 +298,25 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         }
     }
 
-    /// Asks a majority whether this member still leads. Without effect unless
-    /// [`Status::caught_up`]; may be lost, so the caller repeats it.
+    /// Asks a majority whether this member still leads or, on a follower, has the leader ask.
+    /// Without effect unless [`Status::caught_up`], here or there; may be lost, so the caller
+    /// repeats it.
     pub fn read_index(&mut self, context: u64) {
-        self.raft.read_index(context.to_be_bytes().to_vec());
+        let mut bytes = Vec::with_capacity(READ_CONTEXT_BYTES);
+        for part in [self.raft.raft.id, self.boot, context] {
+            bytes.extend(part.to_be_bytes());
+        }
+        self.raft.read_index(bytes);
+    }
+
+    /// The caller's part of what a read was asked under. Several members' reads meet at the leader,
+    /// and an answer to an earlier life of this member would be too old.
+    fn own_read(&self, context: &[u8]) -> Option<u64> {
+        let context: &[u8; READ_CONTEXT_BYTES] = context.try_into().ok()?;
+        let (own, context) = context.split_last_chunk::<8>()?;
+        let mut expected = self.raft.raft.id.to_be_bytes().to_vec();
+        expected.extend(self.boot.to_be_bytes());
+        (own == expected).then(|| u64::from_be_bytes(*context))
     }
 
     pub fn unreachable(&mut self, peer: u64) {
@@ -206,22 +335,24 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     /// Begins to hand leadership to the voter that has most of the log. False when there is
     /// nobody to hand it to.
     pub fn hand_over(&mut self) -> bool {
-        let raft = &self.raft.raft;
-        if raft.state != StateRole::Leader {
+        let me = self.raft.raft.id;
+        if self.raft.raft.state != StateRole::Leader {
             return false;
         }
-        let voters = raft.prs().conf().to_conf_state().voters;
-        let others = raft
-            .prs()
-            .iter()
-            .filter(|(id, _)| **id != raft.id && voters.contains(id));
-        let best = others
-            .max_by_key(|(id, progress)| (progress.matched, **id))
-            .map(|(id, _)| *id);
-        if let Some(best) = best {
-            self.raft.transfer_leader(best);
-        }
-        best.is_some()
+        let Some(heir) = self.members().heir(me) else {
+            return false;
+        };
+        self.transfer(heir);
+        true
+    }
+
+    /// Begins to hand leadership to this voter; raft gives up after an election timeout.
+    pub fn transfer(&mut self, to: u64) {
+        self.raft.transfer_leader(to);
+    }
+
+    pub fn is_transferring(&self) -> bool {
+        self.raft.raft.lead_transferee.is_some()
     }
 
     pub fn has_work(&self) -> bool {
@@ -266,8 +397,8 @@ impl<S: LogStore, M: Machine> Core<S, M> {
             self.install(ready.snapshot(), write)?;
         }
         for read in ready.take_read_states() {
-            if let Ok(context) = <[u8; 8]>::try_from(&read.request_ctx[..]) {
-                out.read_confirmed(u64::from_be_bytes(context), read.index);
+            if let Some(context) = self.own_read(&read.request_ctx) {
+                out.read_confirmed(context, read.index);
             }
         }
         // Votes and acknowledgements: not before what they promise is on disk.
@@ -282,6 +413,12 @@ impl<S: LogStore, M: Machine> Core<S, M> {
             .for_each(|message| out.send(message));
         self.apply(light.take_committed_entries(), out)?;
         self.raft.advance_apply();
+        if std::mem::take(&mut self.step_down) {
+            // Raft would let it go on, and its heartbeats would keep the others from electing
+            // anybody. Not earlier: raft does not expect it between a batch and its end.
+            let term = self.raft.raft.term;
+            self.raft.raft.become_follower(term, raft::INVALID_ID);
+        }
         Ok(())
     }
 
@@ -308,9 +445,13 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         }
         let leading = self.raft.raft.state == StateRole::Leader;
         let mut done = Vec::with_capacity(entries.len());
+        let mut changed = Vec::new();
         let mut failed = None;
         for entry in entries {
             let (index, term) = (entry.index, entry.term);
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                changed.push(Position { index, term });
+            }
             match self.apply_entry(&entry) {
                 Ok(Some(response)) => done.push(Done {
                     index,
@@ -330,6 +471,9 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         // What came before a fatal command did happen, and its proposers may know.
         self.machine.batch_applied(self.applied);
         done.into_iter().for_each(|done| out.applied(done));
+        let applied = self.applied;
+        let changed = changed.into_iter().filter(|at| at.index <= applied);
+        changed.for_each(|at| out.members_changed(at));
         failed.map_or(Ok(()), Err)
     }
 
@@ -361,6 +505,15 @@ impl<S: LogStore, M: Machine> Core<S, M> {
             ..Write::default()
         };
         self.raft.mut_store().log.write(write, Durability::Synced)?;
+        self.group_version += 1;
+        let raft = &self.raft.raft;
+        self.step_down = raft.state == StateRole::Leader && !raft.promotable();
+        let group = self.group();
+        self.heard.retain(|id, _| group.contains(*id));
+        // A new member has had no time to be heard from.
+        for id in group.ids() {
+            self.heard.entry(id).or_insert(self.now);
+        }
         Ok(None)
     }
 
@@ -385,6 +538,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         self.applied = index;
         self.unsaved_bytes = 0;
         self.compact_to = None;
+        self.group_version += 1;
         self.machine.batch_applied(index);
         tracing::info!(index, "state replaced by the leader's snapshot");
         Ok(())
@@ -494,6 +648,17 @@ impl<S: LogStore, M: Machine> std::fmt::Debug for Core<S, M> {
     }
 }
 
+/// What members send to each other. Raft forwards proposals and transfers of leadership too, which
+/// nobody here asks it for, and takes a message without a term for one of its own.
+pub(crate) fn is_from_a_member(message: &Message, me: u64) -> bool {
+    let kind = match message.get_msg_type() {
+        MessageType::MsgPropose | MessageType::MsgTransferLeader => false,
+        MessageType::MsgReadIndex => message.entries.len() == 1,
+        _ => message.term != 0,
+    };
+    kind && message.to == me && message.from != raft::INVALID_ID && message.from != me
+}
+
 fn raft_config(config: &Config, applied: u64) -> raft::Config {
     raft::Config {
         id: config.id,
@@ -595,7 +760,7 @@ fn apply_command<M: Machine>(machine: &mut M, entry: &Entry) -> Result<Option<M:
 }
 
 fn raft_proto_v2(change: &ConfChange) -> ConfChangeV2 {
-    let mut single = raft::eraftpb::ConfChangeSingle::default();
+    let mut single = ConfChangeSingle::default();
     single.set_change_type(change.get_change_type());
     single.node_id = change.node_id;
     let mut all = ConfChangeV2::default();
@@ -609,4 +774,39 @@ pub fn scramble(value: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_members_send_is_taken() {
+        let mut message = Message {
+            from: 2,
+            to: 1,
+            term: 3,
+            ..Message::default()
+        };
+        let is = |message: &Message| is_from_a_member(message, 1);
+        message.set_msg_type(MessageType::MsgAppend);
+        assert!(is(&message));
+        message.term = 0;
+        assert!(!is(&message), "without a term it would count as local");
+        message.set_msg_type(MessageType::MsgReadIndex);
+        assert!(!is(&message), "raft looks at its first entry");
+        message.set_entries(vec![Entry::default()].into());
+        assert!(is(&message));
+        message.to = 3;
+        assert!(!is(&message));
+        message.to = 1;
+        message.from = 1;
+        assert!(!is(&message));
+        message.from = 2;
+        message.term = 3;
+        for kind in [MessageType::MsgPropose, MessageType::MsgTransferLeader] {
+            message.set_msg_type(kind);
+            assert!(!is(&message));
+        }
+    }
 }

@@ -13,11 +13,13 @@ use tokio::{
 };
 
 use crate::{
+    changes::{ChangeReply, Changes, Gate, TransferReply, Wanted},
     config::Config,
     core::{Core, Done, Output, Position, Refused},
     error::{Doubt, Ended, Fatal, ProposeError, ReadError, StartError},
     log::{COMMAND_BYTES_MAX, LogStore},
     machine::{Applied, Machine, Observer},
+    membership::{Change, Group, Members},
     reads::Reads,
     replica::Outcome,
     status::{Role, Status},
@@ -45,6 +47,22 @@ pub(crate) enum Request<R> {
         peer: u64,
         arrived: bool,
     },
+    Change {
+        change: Change,
+        gate: Gate,
+        reply: ChangeReply,
+    },
+    Transfer {
+        to: Option<u64>,
+        reply: TransferReply,
+    },
+    Members {
+        reply: oneshot::Sender<Members>,
+    },
+    /// A peer says that this member is none, as of this index.
+    Removed {
+        as_of: u64,
+    },
     Shutdown,
 }
 
@@ -59,7 +77,14 @@ pub(crate) struct Parts<M: Machine, S> {
     pub(crate) observer: Observer<M::Response>,
     pub(crate) requests: mpsc::Receiver<Request<M::Response>>,
     pub(crate) ended: watch::Sender<Option<Ended>>,
-    pub(crate) started: oneshot::Sender<Result<watch::Receiver<Status>, StartError>>,
+    pub(crate) started: oneshot::Sender<Result<Watched, StartError>>,
+}
+
+/// What a running member shows of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Watched {
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) group: watch::Receiver<Group>,
 }
 
 /// The whole life of the thread.
@@ -91,8 +116,17 @@ pub(crate) fn run<M: Machine, S: LogStore>(parts: Parts<M, S>) {
             return;
         }
     };
+    if core.is_removed() {
+        let _ = started.send(Err(StartError::Removed { id: config.id }));
+        return;
+    }
     let (status, status_seen) = watch::channel(core.status());
-    if started.send(Ok(status_seen)).is_err() {
+    let (group, group_seen) = watch::channel(core.group());
+    let watched = Watched {
+        status: status_seen,
+        group: group_seen,
+    };
+    if started.send(Ok(watched)).is_err() {
         return;
     }
     let desk = Desk {
@@ -100,6 +134,7 @@ pub(crate) fn run<M: Machine, S: LogStore>(parts: Parts<M, S>) {
         observer,
         proposals: VecDeque::new(),
         reads: Reads::new(),
+        changes: Changes::new(),
         leading_term: None,
     };
     let mut driver = Driver {
@@ -107,8 +142,11 @@ pub(crate) fn run<M: Machine, S: LogStore>(parts: Parts<M, S>) {
         core,
         desk,
         status,
+        group,
+        group_shown: 0,
         requests,
         leaving: None,
+        removed: false,
     };
     let result = runtime.block_on(driver.work());
     if let Err(error) = &result {
@@ -126,13 +164,16 @@ struct Driver<M: Machine, S: LogStore> {
     core: Core<S, M>,
     desk: Desk<M::Response>,
     status: watch::Sender<Status>,
+    group: watch::Sender<Group>,
+    group_shown: u64,
     requests: mpsc::Receiver<Request<M::Response>>,
     /// Shutting down: until when a hand-over of leadership is waited for.
     leaving: Option<Instant>,
+    removed: bool,
 }
 
 impl<M: Machine, S: LogStore> Driver<M, S> {
-    async fn work(&mut self) -> Result<(), Fatal> {
+    async fn work(&mut self) -> Result<Ended, Fatal> {
         let mut ticks = interval(self.config.tick);
         // A disk that stalled for a second must not be followed by twenty ticks at once: they
         // would look like twenty ticks without a leader.
@@ -151,18 +192,31 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
             };
             if taken == Some(0) {
                 // Every handle is gone.
-                return self.core.flush();
+                self.core.flush()?;
+                return Ok(Ended::Shutdown);
             }
             for request in round.drain(..) {
                 self.take(request);
             }
             self.show();
+            self.desk.changes.advance(&mut self.core);
             self.ask_for_reads();
             self.core.advance(&mut self.desk)?;
             self.show();
             self.desk.answer_reads(self.core.applied());
+            if self.removed || self.core.is_removed() {
+                let id = self.config.id;
+                tracing::error!(
+                    id,
+                    "this member was removed from its group and stops; to come back it must join \
+                     under a new id"
+                );
+                self.core.flush()?;
+                return Ok(Ended::Removed);
+            }
             if self.may_leave() {
-                return self.core.flush();
+                self.core.flush()?;
+                return Ok(Ended::Shutdown);
             }
         }
     }
@@ -177,21 +231,27 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
         match request {
             Request::Propose { command, reply } => self.propose(command, reply),
             Request::Read { reply } => {
-                let status = self.core.status();
-                if status.role != Role::Leader {
-                    answer(
-                        reply,
-                        Err(ReadError::NotLeader {
-                            leader: status.leader,
-                        }),
-                    );
-                } else if let Err(reply) = self.desk.reads.queue(reply) {
+                if let Err(reply) = self.desk.reads.queue(reply) {
                     answer(reply, Err(ReadError::Busy));
                 }
             }
             Request::Peer(message) => self.core.step(*message),
             Request::Unreachable(peer) => self.core.unreachable(peer),
             Request::SnapshotSent { peer, arrived } => self.core.snapshot_sent(peer, arrived),
+            Request::Change {
+                change,
+                gate,
+                reply,
+            } => self.desk.changes.want(Wanted {
+                change,
+                gate,
+                reply,
+            }),
+            Request::Transfer { to, reply } => {
+                self.desk.changes.transfer(&mut self.core, to, reply);
+            }
+            Request::Members { reply } => answer(reply, self.core.members()),
+            Request::Removed { as_of } => self.removed |= self.core.is_removed_as_of(as_of),
             Request::Shutdown => {
                 let patience = if self.core.hand_over() {
                     let ticks = u32::try_from(self.config.election_ticks).unwrap_or(u32::MAX);
@@ -220,9 +280,11 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
     }
 
     /// Raft drops a read request while the leader has committed nothing in its own term, so they
-    /// wait here until then.
+    /// wait here until then; and without a leader to ask.
     fn ask_for_reads(&mut self) {
-        if self.core.status().caught_up
+        let status = self.core.status();
+        let follows = status.role == Role::Follower && status.leader.is_some();
+        if (status.caught_up || follows)
             && let Some(context) = self.desk.reads.send()
         {
             self.core.read_index(context);
@@ -233,6 +295,7 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
     /// may look at the status next.
     fn show(&mut self) {
         let status = self.core.status();
+        let reads = &mut self.desk.reads;
         self.status.send_if_modified(|seen| {
             if (seen.role, seen.term, seen.leader) != (status.role, status.term, status.leader) {
                 let Status {
@@ -243,12 +306,19 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
                     ..
                 } = &status;
                 tracing::info!(?role, term, ?leader, applied, "raft role");
+                reads.send_again();
             }
             let changed = *seen != status;
             seen.clone_from(&status);
             changed
         });
         self.desk.check_leadership(&status);
+        let transferring = self.core.is_transferring();
+        self.desk.changes.look(&status, transferring);
+        let version = self.core.group_version();
+        if std::mem::replace(&mut self.group_shown, version) != version {
+            self.group.send_replace(self.core.group());
+        }
     }
 
     fn may_leave(&self) -> bool {
@@ -278,7 +348,8 @@ struct Desk<R> {
     /// By position, rising.
     proposals: VecDeque<(Position, ProposeReply<R>)>,
     reads: Reads<ReadReply>,
-    /// The term in which `proposals` and `reads` were taken in.
+    changes: Changes,
+    /// The term in which `proposals` were taken in.
     leading_term: Option<u64>,
 }
 
@@ -296,16 +367,6 @@ impl<R> Desk<R> {
             .pop_front_if(|(position, _)| Some(position.term) != leading)
         {
             answer(reply, Err(ProposeError::Unknown(Doubt::LeadershipLost)));
-        }
-        if self.leading_term.is_some() {
-            for reply in self.reads.drain() {
-                answer(
-                    reply,
-                    Err(ReadError::NotLeader {
-                        leader: status.leader,
-                    }),
-                );
-            }
         }
         self.leading_term = leading;
     }
@@ -364,6 +425,10 @@ impl<R> Output<R> for Desk<R> {
 
     fn read_confirmed(&mut self, context: u64, index: u64) {
         self.reads.confirmed(context, index);
+    }
+
+    fn members_changed(&mut self, at: Position) {
+        self.changes.applied(at);
     }
 }
 

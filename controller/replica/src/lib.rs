@@ -10,6 +10,7 @@
     allow(clippy::unwrap_used, reason = "a panic is how a test fails")
 )]
 
+mod changes;
 mod config;
 mod core;
 mod driver;
@@ -17,6 +18,7 @@ mod error;
 pub mod log;
 mod logger;
 mod machine;
+mod membership;
 mod reads;
 mod replica;
 #[cfg(test)]
@@ -31,9 +33,13 @@ mod transport;
 
 pub use crate::{
     config::{Config, ConfigError, SnapshotPolicy},
-    error::{Doubt, Ended, Fatal, MalformedMessage, ProposeError, ReadError, StartError},
+    error::{
+        ChangeError, ChangeRefused, Doubt, Ended, Fatal, MalformedMessage, ProposeError, ReadError,
+        StartError,
+    },
     log::{COMMAND_BYTES_MAX, LogStore, MemLog, SledLog},
     machine::{Applied, Command, Machine, MachineError, Observer},
+    membership::{Change, Group, Member, Members, Progress},
     replica::{Outcome, Replica},
     status::{Role, Status},
     transport::{NoPeers, PeerMessage, Transport},

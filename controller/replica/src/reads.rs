@@ -85,18 +85,10 @@ impl<W> Reads<W> {
         self.waiting = self.queued.len() + sent + confirmed;
     }
 
-    /// Everyone, since leadership is gone.
-    pub(crate) fn drain(&mut self) -> Vec<W> {
-        self.waiting = 0;
-        let sent = std::mem::take(&mut self.sent)
-            .into_values()
-            .flat_map(|(_, waiters)| waiters);
-        let confirmed = std::mem::take(&mut self.confirmed).into_values().flatten();
-        std::mem::take(&mut self.queued)
-            .into_iter()
-            .chain(sent)
-            .chain(confirmed)
-            .collect()
+    /// Somebody else leads, who knows nothing of what was sent: all of it again.
+    pub(crate) fn send_again(&mut self) {
+        let sent = std::mem::take(&mut self.sent).into_values();
+        self.queued.extend(sent.flat_map(|(_, waiters)| waiters));
     }
 }
 
@@ -115,7 +107,8 @@ mod tests {
         reads.confirmed(context, 7);
         assert!(reads.applied(6).is_empty());
         assert_eq!(reads.applied(7), ["a", "b"]);
-        assert!(reads.drain().is_empty());
+        reads.send_again();
+        assert_eq!(reads.send(), None, "nobody waits any more");
     }
 
     #[test]
@@ -139,13 +132,32 @@ mod tests {
     }
 
     #[test]
+    fn a_new_leader_is_asked_what_the_last_one_was() {
+        let mut reads = Reads::new();
+        reads.queue("a").unwrap();
+        let first = reads.send().unwrap();
+        reads.confirmed(first, 3);
+        reads.queue("b").unwrap();
+        let second = reads.send().unwrap();
+        reads.send_again();
+        let third = reads.send().unwrap();
+        assert_ne!(second, third);
+        reads.confirmed(second, 4);
+        assert_eq!(reads.applied(5), ["a"]);
+        reads.confirmed(third, 6);
+        assert_eq!(reads.applied(6), ["b"]);
+    }
+
+    #[test]
     fn the_crowd_is_bounded() {
         let mut reads = Reads::new();
         for waiter in 0..WAITING_MAX {
             reads.queue(waiter).unwrap();
         }
         assert!(reads.queue(0).is_err());
-        assert_eq!(reads.drain().len(), WAITING_MAX);
+        let context = reads.send().unwrap();
+        reads.confirmed(context, 1);
+        assert_eq!(reads.applied(1).len(), WAITING_MAX);
         reads.queue(0).unwrap();
     }
 }

@@ -10,11 +10,14 @@ use tokio::{
 };
 
 use crate::{
+    changes::{Gate, Progressed},
     config::Config,
-    driver::{self, Parts, Request},
-    error::{Doubt, Ended, MalformedMessage, ProposeError, ReadError, StartError},
+    core::is_from_a_member,
+    driver::{self, Parts, Request, Watched},
+    error::{ChangeError, Doubt, Ended, MalformedMessage, ProposeError, ReadError, StartError},
     log::LogStore,
     machine::{Machine, Observer},
+    membership::{Change, Group, Members},
     status::Status,
     transport::Transport,
 };
@@ -32,7 +35,8 @@ pub struct Outcome<R> {
 #[derive(Debug)]
 pub struct Replica<R> {
     inbox: mpsc::Sender<Request<R>>,
-    status: watch::Receiver<Status>,
+    id: u64,
+    watched: Watched,
     ended: watch::Receiver<Option<Ended>>,
 }
 
@@ -40,7 +44,8 @@ impl<R> Clone for Replica<R> {
     fn clone(&self) -> Self {
         Self {
             inbox: self.inbox.clone(),
-            status: self.status.clone(),
+            id: self.id,
+            watched: self.watched.clone(),
             ended: self.ended.clone(),
         }
     }
@@ -62,6 +67,7 @@ impl<R: Send + 'static> Replica<R> {
         S: LogStore,
     {
         config.validate()?;
+        let id = config.id;
         let (inbox, requests) = mpsc::channel(driver::INBOX);
         let (ended, ended_seen) = watch::channel(None);
         let (started, start) = oneshot::channel();
@@ -79,10 +85,11 @@ impl<R: Send + 'static> Replica<R> {
             .name("replica".into())
             .spawn(move || driver::run(parts))
             .map_err(StartError::Thread)?;
-        let status = start.await.map_err(|_| StartError::Panicked)??;
+        let watched = start.await.map_err(|_| StartError::Panicked)??;
         Ok(Self {
             inbox,
-            status,
+            id,
+            watched,
             ended: ended_seen,
         })
     }
@@ -112,6 +119,7 @@ impl<R: Send + 'static> Replica<R> {
 
     /// Returns an index that this replica has applied and published, and that covers every write
     /// answered anywhere in the group before the call: a read of the view is fresh from then on.
+    /// Any member may be asked; one that follows asks the leader, and waits while there is none.
     pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadError> {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
@@ -126,15 +134,124 @@ impl<R: Send + 'static> Replica<R> {
             .unwrap_or(Err(ReadError::Deadline))
     }
 
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The latest status; changes with every batch.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.status.clone()
+        self.watched.status.clone()
+    }
+
+    /// Who is in the group, as far as this member knows; changes with the group.
+    pub fn group(&self) -> watch::Receiver<Group> {
+        self.watched.group.clone()
+    }
+
+    /// Who is in the group and, on the leader, how far they have come.
+    pub async fn members(&self, deadline: Instant) -> Result<Members, ReadError> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            let sent = self.inbox.send(Request::Members { reply }).await;
+            sent.map_err(|_| ReadError::Stopped)?;
+            answer.await.map_err(|_| ReadError::Stopped)
+        };
+        timeout_at(deadline, exchange)
+            .await
+            .unwrap_or(Err(ReadError::Deadline))
+    }
+
+    /// Adds a member that receives everything and counts for no majority. Its id must never have
+    /// been another member's. It is to be started with no voters in its [`Config`].
+    pub async fn add_learner(&self, id: u64, deadline: Instant) -> Result<(), ChangeError> {
+        let change = Change::AddLearner(id);
+        self.change(change, Box::new(|_| true), deadline).await
+    }
+
+    /// Makes a learner a voter, once it has caught up and `ready` says that it has what it needs
+    /// beside the log. `ready` is called on the replica's thread and must not block. A second or
+    /// fourth voter is let in only when another learner may follow it at once.
+    pub async fn promote(
+        &self,
+        id: u64,
+        ready: impl Fn(u64) -> bool + Send + 'static,
+        deadline: Instant,
+    ) -> Result<(), ChangeError> {
+        let change = Change::Promote(id);
+        self.change(change, Box::new(ready), deadline).await
+    }
+
+    /// Removes a member; a voter becomes a learner on the way. Its id is spent: it must not come
+    /// back under it. Asked to remove itself, the leader hands leadership over, waits for that,
+    /// and answers [`ChangeError::NotLeader`] with whom to ask.
+    pub async fn remove(&self, id: u64, deadline: Instant) -> Result<(), ChangeError> {
+        let change = Change::Remove(id);
+        self.change(change, Box::new(|_| true), deadline).await
+    }
+
+    async fn change(
+        &self,
+        change: Change,
+        gate: Gate,
+        deadline: Instant,
+    ) -> Result<(), ChangeError> {
+        let mut gate = Some(gate);
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let request = Request::Change {
+                change,
+                // Only a removal has a second step, and it has no gate.
+                gate: gate.take().unwrap_or_else(|| Box::new(|_| true)),
+                reply,
+            };
+            match self.ask(request, answer, deadline).await? {
+                Progressed::Done => return Ok(()),
+                Progressed::Step => {}
+                Progressed::HandOver(to) => {
+                    let leader = Some(self.transfer(Some(to), deadline).await?);
+                    return Err(ChangeError::NotLeader { leader });
+                }
+            }
+        }
+    }
+
+    /// Hands leadership to this voter, or to the one that has most of the log, and waits until it
+    /// leads. Returns who does.
+    pub async fn transfer(&self, to: Option<u64>, deadline: Instant) -> Result<u64, ChangeError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Transfer { to, reply };
+        self.ask(request, answer, deadline).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request<R>,
+        answer: oneshot::Receiver<Result<T, ChangeError>>,
+        deadline: Instant,
+    ) -> Result<T, ChangeError> {
+        match timeout_at(deadline, self.inbox.send(request)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(ChangeError::Stopped),
+            Err(_) => return Err(ChangeError::Busy),
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ChangeError::Unknown(Doubt::Stopped)),
+            Err(_) => Err(ChangeError::Unknown(Doubt::Deadline)),
+        }
     }
 
     /// A message from a peer's [`Transport`]. Dropped when this member is too busy; raft repeats
-    /// it. Bytes must come from an authenticated peer and be limited in size by whoever read them.
-    pub fn deliver(&self, bytes: &[u8]) -> Result<(), MalformedMessage> {
-        let message = Message::parse_from_bytes(bytes).map_err(MalformedMessage)?;
+    /// it. `peer` must be authenticated, and the bytes limited in size, by whoever read them.
+    pub fn deliver(&self, peer: u64, bytes: &[u8]) -> Result<(), MalformedMessage> {
+        let message = Message::parse_from_bytes(bytes).map_err(MalformedMessage::Format)?;
+        let (from, to) = (message.from, message.to);
+        if from != peer || to != self.id {
+            return Err(MalformedMessage::Address { from, to, peer });
+        }
+        if !is_from_a_member(&message, self.id) {
+            return Err(MalformedMessage::Kind);
+        }
         if self
             .inbox
             .try_send(Request::Peer(Box::new(message)))
@@ -143,6 +260,12 @@ impl<R: Send + 'static> Replica<R> {
             tracing::debug!("message from a peer dropped: busy or stopped");
         }
         Ok(())
+    }
+
+    /// A peer said that this member is not in its group, as of that index of the log. When that is
+    /// news, and not old news from a peer that lags, the replica ends as [`Ended::Removed`].
+    pub async fn report_removed(&self, as_of: u64) {
+        let _ = self.inbox.send(Request::Removed { as_of }).await;
     }
 
     /// A message to this peer was not sent. Until it answers again, it is probed instead of
@@ -180,10 +303,7 @@ impl<R: Send + 'static> Replica<R> {
 }
 
 impl Ended {
-    pub(crate) fn because(result: Result<(), crate::error::Fatal>) -> Self {
-        match result {
-            Ok(()) => Self::Shutdown,
-            Err(error) => Self::Failed(Arc::new(error)),
-        }
+    pub(crate) fn because(result: Result<Self, crate::error::Fatal>) -> Self {
+        result.unwrap_or_else(|error| Self::Failed(Arc::new(error)))
     }
 }

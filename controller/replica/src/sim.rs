@@ -17,6 +17,7 @@ use crate::{
     core::{Core, Done, Output, Position},
     log::{self, Durability, LogStore, MemLog, Snapshot, State, Write},
     machine::{Command, Machine, MachineError},
+    membership::{Change, Step, next_step},
     rng::Rng,
     status::{Role, Status},
 };
@@ -192,6 +193,11 @@ struct World {
     proposals: u64,
     snapshots_sent: usize,
     crashes_inside: usize,
+    boots: u64,
+    /// Whether members come and go, how often one did, and who was the last to come.
+    changing: bool,
+    changes: usize,
+    newest: u64,
 }
 
 impl World {
@@ -215,6 +221,10 @@ impl World {
             proposals: 0,
             snapshots_sent: 0,
             crashes_inside: 0,
+            boots: 0,
+            changing: false,
+            changes: 0,
+            newest: size,
         };
         for id in voters {
             world.add(id);
@@ -237,8 +247,10 @@ impl World {
                 } else {
                     Vec::new()
                 };
+                self.boots += 1;
                 let config = Config {
                     snapshots: self.policy,
+                    boot: self.boots,
                     ..Config::member(id, voters)
                 };
                 let tape = Tape {
@@ -307,6 +319,9 @@ impl World {
                 self.crashes_inside += 1;
             }
         }
+        if self.up(id).is_some_and(|core| core.is_removed()) {
+            self.retire(id);
+        }
         if let Some(status) = self.status(id)
             && status.role == Role::Leader
         {
@@ -357,6 +372,50 @@ impl World {
         }
     }
 
+    /// It stops for good.
+    fn retire(&mut self, id: u64) {
+        self.members.remove(&id);
+        self.waiting.retain(|_, (taken_by, _)| *taken_by != id);
+        self.reads.retain(|_, (asked, _)| *asked != id);
+    }
+
+    /// Something random that the rules allow.
+    fn change(&mut self) {
+        let leads = |id: &u64| self.status(*id).is_some_and(|s| s.leading().is_some());
+        let Some(id) = self.members.keys().copied().find(leads) else {
+            return;
+        };
+        let newest = self.newest + 1;
+        let roll = self.rng.below(3);
+        let any = self.any();
+        let Some(core) = self.up(id) else { return };
+        if core.is_changing() {
+            return;
+        }
+        let members = core.members();
+        let count = members.voters.len() + members.learners.len();
+        let change = match roll {
+            0 if count < 5 => Change::AddLearner(newest),
+            1 => Change::Remove(any),
+            _ => match members.learners.first() {
+                Some(learner) => Change::Promote(learner.id),
+                None => return,
+            },
+        };
+        let step = match next_step(&members, id, change, &|_| true) {
+            Ok(Step::HandOver(to)) => return core.transfer(to),
+            Ok(step) => step,
+            Err(_) => return,
+        };
+        if core.propose_step(step).is_ok_and(|at| at.is_some()) {
+            self.changes += 1;
+            if step == Step::AddLearner(newest) {
+                self.newest = newest;
+                self.add(newest);
+            }
+        }
+    }
+
     /// By the only member of its group.
     fn change_member_2(&mut self, kind: ConfChangeType) -> Position {
         let mut single = ConfChangeSingle {
@@ -374,14 +433,11 @@ impl World {
 
     fn read(&mut self, id: u64) {
         let context = self.proposals << 8 | id;
-        let before = self
-            .acknowledged
-            .iter()
-            .map(|(index, _)| *index)
-            .max()
-            .unwrap_or(0);
+        let before = self.newest_acknowledged();
         let Some(core) = self.up(id) else { return };
-        if core.status().caught_up && !self.reads.contains_key(&context) {
+        let status = core.status();
+        let follows = status.role == Role::Follower && status.leader.is_some();
+        if (status.caught_up || follows) && !self.reads.contains_key(&context) {
             self.up(id).unwrap().read_index(context);
             self.reads.insert(context, (id, before));
         }
@@ -395,7 +451,16 @@ impl World {
             sender.snapshot_sent(to, true);
         }
         if let Some(core) = self.up(to) {
+            let group = core.group();
             core.step(message);
+            // As the transport would, to a member that does not know that it was removed.
+            if !group.is_empty()
+                && !group.contains(from)
+                && let Some(sender) = self.up(from)
+                && sender.is_removed_as_of(group.as_of)
+            {
+                self.retire(from);
+            }
         }
         self.settle(from);
         self.settle(to);
@@ -442,6 +507,7 @@ impl World {
                     self.propose(id);
                 }
             }
+            91..95 if self.changing && self.rng.chance(50) => self.change(),
             91..95 => self.read(id),
             95 => self.crash(id),
             96 => {
@@ -469,38 +535,72 @@ impl World {
             for message in std::mem::take(&mut self.network) {
                 self.deliver(message);
             }
+            self.dismiss();
+            let ids: Vec<u64> = self.members.keys().copied().collect();
             for id in &ids {
-                self.up(*id).unwrap().tick();
-                // One at a time. What an earlier leader took may never be heard of again.
+                let Some(core) = self.up(*id) else { continue };
+                core.tick();
+                // One. What an earlier leader took may never be heard of again.
                 if let Some(term) = self.status(*id).unwrap().leading()
                     && self.waiting.keys().all(|(_, taken_in)| *taken_in != term)
+                    && !self.healed_write()
                 {
                     self.propose(*id);
                 }
                 self.settle(*id);
             }
-            let statuses: Vec<Status> = ids.iter().map(|id| self.status(*id).unwrap()).collect();
+            let statuses: Vec<Status> = ids.iter().filter_map(|id| self.status(*id)).collect();
             let leading = statuses
                 .iter()
                 .filter(|status| status.leading().is_some())
                 .count();
             let applied = statuses.iter().map(|status| status.applied).min().unwrap();
-            let newest = self
-                .acknowledged
-                .iter()
-                .map(|(index, _)| *index)
-                .max()
-                .unwrap_or(0);
-            if leading == 1 && newest > 0 && applied >= newest && self.healed_write(newest) {
+            if leading == 1 && applied >= self.newest_acknowledged() && self.healed_write() {
                 return;
+            }
+        }
+        for (id, member) in &self.members {
+            if let Member::Up(core) = member {
+                eprintln!("{id}: {:?} {:?}", core.status(), core.members());
             }
         }
         panic!("the group did not recover");
     }
 
+    fn newest_acknowledged(&self) -> u64 {
+        let indexes = self.acknowledged.iter().map(|(index, _)| *index);
+        indexes.max().unwrap_or(0)
+    }
+
+    /// Those whom the leader does not know are not waited for: they were removed without having
+    /// heard of it, or their addition was lost.
+    fn dismiss(&mut self) {
+        let groups: Vec<_> = self
+            .members
+            .values()
+            .filter_map(|member| match member {
+                Member::Up(core) if core.status().leading().is_some() => Some(core.group()),
+                _ => None,
+            })
+            .collect();
+        let [group] = &groups[..] else { return };
+        let unknown = self.members.keys().filter(|id| !group.contains(**id));
+        for id in unknown.copied().collect::<Vec<_>>() {
+            let core = self.up(id).unwrap();
+            // A leader that is about to be replaced may know less.
+            if core.group().is_empty() || core.is_removed_as_of(group.as_of) {
+                self.retire(id);
+            }
+        }
+    }
+
     /// Whether the newest acknowledged command is from after the last crash: everything
     /// that any earlier leader committed then lies below it.
-    fn healed_write(&self, newest: u64) -> bool {
+    fn healed_write(&self) -> bool {
+        let newest = self.newest_acknowledged();
+        if newest == 0 {
+            return false;
+        }
         let history = self.history.lock().unwrap();
         let term = history.applied[&newest].0;
         let current = self
@@ -544,10 +644,12 @@ struct Totals {
     snapshots: usize,
     crashes_inside: usize,
     terms: u64,
+    changes: usize,
 }
 
-fn run(seed: u64, size: u64, events: usize) -> Totals {
+fn run(seed: u64, size: u64, events: usize, changing: bool) -> Totals {
     let mut world = World::new(seed, size);
+    world.changing = changing;
     for _ in 0..events {
         world.event();
     }
@@ -568,19 +670,26 @@ fn run(seed: u64, size: u64, events: usize) -> Totals {
         snapshots: world.snapshots_sent,
         crashes_inside: world.crashes_inside,
         terms,
+        changes: world.changes,
     }
 }
 
 /// `CORACLE_SIM_FACTOR=50` runs fifty times as many seeds.
 fn run_seeds(first: u64, seeds: u64, size: u64, events: usize) -> Totals {
+    run_all(first, seeds, size, events, false)
+}
+
+fn run_all(first: u64, seeds: u64, size: u64, events: usize, changing: bool) -> Totals {
     let factor = std::env::var("CORACLE_SIM_FACTOR")
         .ok()
         .and_then(|factor| factor.parse().ok());
     let mut totals = Totals::default();
     for seed in first..first + seeds * factor.unwrap_or(1) {
-        let result = std::panic::catch_unwind(|| run(seed, size, events));
+        let result = std::panic::catch_unwind(|| run(seed, size, events, changing));
         let one = result.unwrap_or_else(|cause| {
-            eprintln!("seed {seed} of a group of {size} failed; run({seed}, {size}, {events})");
+            eprintln!(
+                "seed {seed} of a group of {size} failed; run({seed}, {size}, {events}, {changing})"
+            );
             std::panic::resume_unwind(cause)
         });
         totals.acknowledged += one.acknowledged;
@@ -588,6 +697,7 @@ fn run_seeds(first: u64, seeds: u64, size: u64, events: usize) -> Totals {
         totals.snapshots += one.snapshots;
         totals.crashes_inside += one.crashes_inside;
         totals.terms += one.terms;
+        totals.changes += one.changes;
     }
     println!("{totals:?}");
     totals
@@ -615,7 +725,7 @@ fn three_members_keep_one_history_through_losses_and_crashes() {
 fn five_members_keep_one_history() {
     let totals = run_seeds(1 << 32, 60, 5, 2_500);
     assert!(
-        totals.acknowledged > 60 * 20,
+        totals.acknowledged > 60 * 15,
         "{} acknowledged",
         totals.acknowledged
     );
@@ -633,9 +743,23 @@ fn one_member_keeps_everything_through_crashes() {
 }
 
 #[test]
+fn members_come_and_go_through_losses_and_crashes() {
+    for (first, size) in [(3 << 32, 1), (4 << 32, 3), (5 << 32, 5)] {
+        let totals = run_all(first, 120, size, 3_000, true);
+        assert!(
+            totals.acknowledged > 120 * 10,
+            "{} acknowledged",
+            totals.acknowledged
+        );
+        assert!(totals.changes > 120 * 2, "{} changes", totals.changes);
+    }
+}
+
+#[test]
 fn a_seed_repeats_exactly() {
     let trace = || {
         let mut world = World::new(7, 3);
+        world.changing = true;
         let mut trace = Vec::new();
         for _ in 0..800 {
             world.event();
@@ -731,4 +855,79 @@ fn a_leader_without_a_majority_steps_down() {
     }
     assert_ne!(world.status(leader).unwrap().role, Role::Leader);
     assert_eq!(world.acknowledged.len(), before);
+}
+
+/// From two voters to one, with the power of the one that stays failing at every write on the way.
+/// Removed at once, the other one could hear that its removal is committed, and go, before this one
+/// has stored that; the two of them could then not elect anybody.
+#[test]
+fn two_shrink_to_one_whenever_power_fails() {
+    for lives in 0..8 {
+        let mut world = World::new(9, 2);
+        world.heal();
+        let leads =
+            |world: &World, id: u64| world.status(id).is_some_and(|s| s.leading().is_some());
+        let stays = if leads(&world, 1) { 1 } else { 2 };
+        let goes = 3 - stays;
+        world.up(stays).unwrap().log_mut().lives = Some(lives);
+        let mut failed = false;
+        for _ in 0..400 {
+            if leads(&world, stays) {
+                let core = world.up(stays).unwrap();
+                let step = next_step(&core.members(), stays, Change::Remove(goes), &|_| true);
+                if let (Ok(step), false) = (step, core.is_changing()) {
+                    core.propose_step(step).unwrap();
+                }
+                world.settle(stays);
+            }
+            for message in std::mem::take(&mut world.network) {
+                world.deliver(message);
+            }
+            for id in [stays, goes] {
+                if let Some(core) = world.up(id) {
+                    core.tick();
+                    world.settle(id);
+                }
+            }
+            if matches!(world.members[&stays], Member::Down(_)) {
+                failed = true;
+                world.start(stays);
+                assert_eq!(world.up(stays).unwrap().log().lives, None);
+            }
+        }
+        world.dismiss();
+        assert!(leads(&world, stays), "after {lives} writes");
+        let group = world.up(stays).unwrap().group();
+        assert_eq!((group.voters, group.learners), (vec![stays], vec![]));
+        assert!(!world.members.contains_key(&goes));
+        assert!(failed || lives >= 5, "nothing failed after {lives} writes");
+        world.heal();
+        world.check();
+    }
+}
+
+/// Its own removal or demotion can be in the log of a member that comes to lead.
+#[test]
+fn a_leader_that_applies_its_own_demotion_stops_leading() {
+    let mut world = World::new(5, 3);
+    world.heal();
+    let leader = (1..=3)
+        .find(|id| world.status(*id).unwrap().leading().is_some())
+        .unwrap();
+    let core = world.up(leader).unwrap();
+    core.propose_step(Step::Demote(leader)).unwrap();
+    world.settle(leader);
+    for _ in 0..200 {
+        for message in std::mem::take(&mut world.network) {
+            world.deliver(message);
+        }
+        for id in 1..=3 {
+            world.up(id).unwrap().tick();
+            world.settle(id);
+        }
+    }
+    assert_eq!(world.status(leader).unwrap().role, Role::Follower);
+    world.heal();
+    world.check();
+    assert_eq!(world.up(leader).unwrap().group().learners, [leader]);
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use coracle_model::{Invalid, Refusal};
 use coracle_replica::{ProposeError, ReadError};
 use futures_util::Stream;
-use tonic::{Code, Status, metadata::MetadataValue};
+use tonic::{Status, metadata::MetadataValue};
 
 use crate::core::{Core, WriteError, chain};
 
@@ -39,13 +39,9 @@ impl Core {
     }
 }
 
+/// A reader may ask again, here or elsewhere.
 fn read_failed(error: ReadError) -> Status {
-    match error {
-        ReadError::NotLeader { leader } => not_leader(leader),
-        ReadError::Busy | ReadError::Deadline | ReadError::Stopped => {
-            Status::new(Code::Unavailable, error.to_string())
-        }
-    }
+    Status::unavailable(error.to_string())
 }
 
 /// A refusal is an answer; what else can happen to a write is a status.
@@ -76,6 +72,7 @@ fn internal(context: &str, error: &dyn std::error::Error) -> Status {
 #[cfg(test)]
 mod tests {
     use coracle_replica::Doubt;
+    use tonic::Code;
 
     use super::*;
 
@@ -95,7 +92,8 @@ mod tests {
             status.metadata().get(LEADER_KEY).unwrap().to_str().unwrap(),
             "3"
         );
-        let status = read_failed(ReadError::NotLeader { leader: None });
+        let status = write_failed(ProposeError::NotLeader { leader: None }.into()).unwrap_err();
         assert!(status.metadata().get(LEADER_KEY).is_none());
+        assert_eq!(read_failed(ReadError::Deadline).code(), Code::Unavailable);
     }
 }

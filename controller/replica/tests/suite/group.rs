@@ -1,4 +1,4 @@
-//! Three members with a thread and a real clock each, over a transport in memory.
+//! Members with a thread and a real clock each, over a transport in memory.
 
 use std::{
     collections::BTreeMap,
@@ -7,10 +7,10 @@ use std::{
 };
 
 use coracle_replica::{
-    Applied, Config, Doubt, Ended, MemLog, PeerMessage, ProposeError, ReadError, Replica, Role,
-    Transport,
+    Applied, Config, Doubt, Ended, LogStore, MemLog, PeerMessage, ProposeError, ReadError, Replica,
+    Role, SnapshotPolicy, Transport,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::tape::{Tape, View, soon};
 
@@ -25,17 +25,25 @@ impl Transport for Bus {
     }
 }
 
+/// A member that is asked for by one that it knows to be none says so, as a real transport does.
 async fn carry(from: u64, mut outbox: mpsc::Receiver<PeerMessage>, members: Weak<Members>) {
     while let Some(message) = outbox.recv().await {
         let Some(members) = members.upgrade() else {
             return;
         };
         let find = |id: u64| members.lock().unwrap().get(&id).cloned();
-        let arrived = match find(message.to) {
-            Some(peer) => peer.deliver(&message.bytes).is_ok(),
+        let peer = find(message.to);
+        let Some(sender) = find(from) else { continue };
+        let arrived = match peer {
+            Some(peer) => {
+                let group = peer.group().borrow().clone();
+                if !group.is_empty() && !group.contains(from) {
+                    sender.report_removed(group.as_of).await;
+                }
+                peer.deliver(from, &message.bytes).is_ok()
+            }
             None => false,
         };
-        let Some(sender) = find(from) else { continue };
         if message.snapshot {
             sender.report_snapshot(message.to, arrived).await;
         } else if !arrived {
@@ -44,32 +52,53 @@ async fn carry(from: u64, mut outbox: mpsc::Receiver<PeerMessage>, members: Weak
     }
 }
 
-struct Group {
-    members: Arc<Members>,
-    views: BTreeMap<u64, View>,
+pub(crate) struct Group {
+    pub(crate) members: Arc<Members>,
+    pub(crate) views: BTreeMap<u64, View>,
 }
 
 impl Group {
-    async fn new() -> Self {
-        let members = Arc::<Members>::default();
-        let mut views = BTreeMap::new();
-        for id in 1..=3 {
-            let config = Config {
-                tick: Duration::from_millis(20),
-                ..Config::member(id, vec![1, 2, 3])
-            };
-            let (tape, view) = Tape::new();
-            let (bus, outbox) = mpsc::channel(256);
-            let observer = Box::new(|_: Applied<'_, usize>| {});
-            let transport = Box::new(Bus(bus));
-            let replica = Replica::start(config, MemLog::new(id), tape, transport, observer)
-                .await
-                .unwrap();
-            members.lock().unwrap().insert(id, replica);
-            views.insert(id, view);
-            tokio::spawn(carry(id, outbox, Arc::downgrade(&members)));
+    pub(crate) async fn new(size: u64) -> Self {
+        let mut group = Self {
+            members: Arc::default(),
+            views: BTreeMap::new(),
+        };
+        let voters: Vec<u64> = (1..=size).collect();
+        for id in 1..=size {
+            group.start(id, voters.clone(), MemLog::new(id)).await;
         }
-        Self { members, views }
+        group
+    }
+
+    /// Without voters: to be added.
+    pub(crate) async fn start(&mut self, id: u64, voters: Vec<u64>, log: impl LogStore) {
+        let config = Config {
+            tick: Duration::from_millis(20),
+            snapshots: SnapshotPolicy {
+                every_entries: 200,
+                keep_entries: 20,
+                ..SnapshotPolicy::default()
+            },
+            ..Config::member(id, voters)
+        };
+        let (tape, view) = Tape::new();
+        let (bus, outbox) = mpsc::channel(256);
+        let observer = Box::new(|_: Applied<'_, usize>| {});
+        let replica = Replica::start(config, log, tape, Box::new(Bus(bus)), observer)
+            .await
+            .unwrap();
+        self.members.lock().unwrap().insert(id, replica);
+        self.views.insert(id, view);
+        tokio::spawn(carry(id, outbox, Arc::downgrade(&self.members)));
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Replica<usize> {
+        self.members.lock().unwrap()[&id].clone()
+    }
+
+    /// Its messages reach nobody from now on, and nobody's reach it: as after a kill.
+    pub(crate) fn cut(&self, id: u64) -> Replica<usize> {
+        self.members.lock().unwrap().remove(&id).unwrap()
     }
 
     fn all(&self) -> Vec<(u64, Replica<usize>)> {
@@ -82,7 +111,7 @@ impl Group {
     }
 
     /// Waits until somebody leads.
-    async fn leader(&self) -> (u64, Replica<usize>) {
+    pub(crate) async fn leader(&self) -> (u64, Replica<usize>) {
         let waits = self.all().into_iter().map(|(id, replica)| {
             tokio::spawn(async move {
                 let mut status = replica.status();
@@ -111,7 +140,7 @@ impl Group {
 
 #[tokio::test]
 async fn a_follower_names_the_leader_and_every_member_applies() {
-    let group = Group::new().await;
+    let group = Group::new(3).await;
     let (leader, replica) = group.leader().await;
     let outcome = replica.propose(b"first".to_vec(), soon()).await.unwrap();
     assert!(replica.read_index(soon()).await.unwrap() >= outcome.index);
@@ -131,20 +160,15 @@ async fn a_follower_names_the_leader_and_every_member_applies() {
                     leader: Some(leader)
                 })
             );
-            let refused = replica.read_index(soon()).await;
-            assert_eq!(
-                refused,
-                Err(ReadError::NotLeader {
-                    leader: Some(leader)
-                })
-            );
+            let index = replica.read_index(soon()).await.unwrap();
+            assert!(index >= outcome.index, "a follower's read asks the leader");
         }
     }
 }
 
 #[tokio::test]
 async fn shutting_the_leader_down_hands_over() {
-    let group = Group::new().await;
+    let group = Group::new(3).await;
     let (first, replica) = group.leader().await;
     replica.propose(b"before".to_vec(), soon()).await.unwrap();
     assert!(matches!(replica.shutdown().await, Ended::Shutdown));
@@ -160,26 +184,26 @@ async fn shutting_the_leader_down_hands_over() {
 
 #[tokio::test]
 async fn a_leader_cut_off_answers_unknown_and_no_fresh_read() {
-    let group = Group::new().await;
+    let group = Group::new(3).await;
     let (leader, replica) = group.leader().await;
     group.members.lock().unwrap().retain(|id, _| *id == leader);
     let (write, read) = tokio::join!(
         replica.propose(b"alone".to_vec(), soon()),
-        replica.read_index(soon()),
+        replica.read_index(Instant::now() + Duration::from_secs(1)),
     );
     assert_eq!(write, Err(ProposeError::Unknown(Doubt::LeadershipLost)));
-    assert_eq!(read, Err(ReadError::NotLeader { leader: None }));
+    assert_eq!(read, Err(ReadError::Deadline));
     assert_ne!(replica.status().borrow().role, Role::Leader);
     assert!(group.views[&leader].lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn noise_from_a_peer_is_refused() {
-    let group = Group::new().await;
+    let group = Group::new(3).await;
     let (_, replica) = group.leader().await;
-    assert!(replica.deliver(&[0xff; 40]).is_err());
+    assert!(replica.deliver(2, &[0xff; 40]).is_err());
     // Well-formed, and from nobody.
-    replica.deliver(&[]).unwrap();
+    assert!(replica.deliver(2, &[]).is_err());
     replica
         .propose(b"still here".to_vec(), soon())
         .await

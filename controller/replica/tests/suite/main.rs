@@ -4,5 +4,6 @@
 
 mod group;
 mod kill;
+mod members;
 mod single;
 mod tape;
