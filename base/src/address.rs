@@ -1,10 +1,12 @@
-//! Where a gRPC service is served and dialled: in memory, on a Unix socket, or over TCP.
+//! Where a gRPC service is served and dialled: in memory, on a Unix socket, or over TCP
+//! with or without TLS.
 //!
 //! One process that holds all roles uses the same services over [`MemoryBus`] that separate
 //! processes use over sockets, so there is no second code path.
 
 use std::{
     fmt, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
     str::FromStr,
@@ -19,11 +21,18 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::mpsc,
+    task::JoinSet,
 };
+use tokio_rustls::TlsStream;
 use tonic::transport::{Channel, Endpoint, server::Connected};
+
+use crate::tls::{Tls, TlsPeer};
 
 const MEMORY_BUFFER: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Peers that have connected and not yet shown who they are. More of them wait in the backlog of the
+/// listener until one of these has, or has been let go.
+const HANDSHAKES: usize = 1_024;
 
 /// An in-process listener: whoever holds a clone can dial it.
 #[derive(Clone)]
@@ -69,6 +78,8 @@ pub enum Address {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
+    /// `host:port`, and what is shown and believed there.
+    Tls(String, Tls),
 }
 
 impl Address {
@@ -94,6 +105,35 @@ impl Address {
                 Ok(Incoming::Unix(UnixListener::bind(path)?))
             }
             Self::Tcp(address) => Ok(Incoming::Tcp(TcpListener::bind(address).await?)),
+            // One that only knows the hash of a CA can tell nobody who dials from another.
+            Self::Tls(_, tls) if !tls.can_serve() => Err(io::ErrorKind::InvalidInput.into()),
+            Self::Tls(address, tls) => Ok(Incoming::Tls(TlsIncoming {
+                listener: TcpListener::bind(address).await?,
+                tls: tls.clone(),
+                handshakes: JoinSet::new(),
+            })),
+        }
+    }
+
+    /// The same place over TLS where it is over TCP; memory and Unix sockets stay on this machine and
+    /// stay as they are.
+    #[must_use]
+    pub fn secured(self, tls: &Tls) -> Self {
+        match self {
+            Self::Tcp(address) | Self::Tls(address, _) => Self::Tls(address, tls.clone()),
+            local => local,
+        }
+    }
+
+    /// Whether whoever is at the other end is on this machine.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Memory(_) | Self::Unix(_) => true,
+            Self::Tcp(address) | Self::Tls(address, _) => {
+                let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+                let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+                host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+            }
         }
     }
 
@@ -112,7 +152,8 @@ impl Address {
             }))
     }
 
-    async fn connect(&self) -> io::Result<Conn> {
+    /// One connection, for what is not gRPC.
+    pub async fn connect(&self) -> io::Result<Conn> {
         match self {
             Self::Memory(bus) => bus.connect().await.map(Conn::Memory),
             Self::Unix(path) => UnixStream::connect(path).await.map(Conn::Unix),
@@ -120,6 +161,15 @@ impl Address {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 Ok(Conn::Tcp(stream))
+            }
+            Self::Tls(address, tls) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                let named = |error: io::Error| {
+                    io::Error::new(error.kind(), format!("TLS with {address}: {error}"))
+                };
+                let stream = tls.connect(stream).await.map_err(named)?;
+                Ok(Conn::Tls(Box::new(stream)))
             }
         }
     }
@@ -152,6 +202,7 @@ impl fmt::Display for Address {
             Self::Memory(_) => f.write_str("memory:"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Tls(address, _) => write!(f, "https://{address}"),
         }
     }
 }
@@ -162,14 +213,57 @@ pub enum Incoming {
     Memory(mpsc::Receiver<DuplexStream>),
     Unix(UnixListener),
     Tcp(TcpListener),
+    Tls(TlsIncoming),
+}
+
+/// Handshakes run beside each other and off the accept path: a peer that stays silent keeps nobody
+/// waiting, and is let go.
+#[derive(Debug)]
+pub struct TlsIncoming {
+    listener: TcpListener,
+    tls: Tls,
+    handshakes: JoinSet<Option<Conn>>,
+}
+
+impl TlsIncoming {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Conn>> {
+        loop {
+            match self.handshakes.poll_join_next(cx) {
+                Poll::Ready(Some(Ok(Some(conn)))) => return Poll::Ready(Ok(conn)),
+                // It failed, and said so in the log.
+                Poll::Ready(Some(_)) => continue,
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if self.handshakes.len() >= HANDSHAKES {
+                return Poll::Pending;
+            }
+            let (stream, from) = ready!(self.listener.poll_accept(cx))?;
+            self.handshakes
+                .spawn(handshake(self.tls.clone(), stream, from));
+        }
+    }
+}
+
+async fn handshake(tls: Tls, stream: TcpStream, from: SocketAddr) -> Option<Conn> {
+    // Small answers must not wait for an acknowledgement; failure only costs latency.
+    let _ = stream.set_nodelay(true);
+    match tls.accept(stream).await {
+        Ok(stream) => Some(Conn::Tls(Box::new(stream))),
+        Err(error) => {
+            tracing::info!(%from, %error, "a TLS connection was not taken");
+            None
+        }
+    }
 }
 
 impl Incoming {
     /// The port that the system chose, where it did.
-    pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
+    pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            _ => None,
+            Self::Tcp(listener) | Self::Tls(TlsIncoming { listener, .. }) => {
+                listener.local_addr().ok()
+            }
+            Self::Memory(_) | Self::Unix(_) => None,
         }
     }
 }
@@ -188,6 +282,7 @@ impl Stream for Incoming {
                 let _ = c.set_nodelay(true);
                 Conn::Tcp(c)
             })),
+            Self::Tls(incoming) => Some(ready!(incoming.poll_next(cx))),
         })
     }
 }
@@ -197,6 +292,37 @@ pub enum Conn {
     Memory(DuplexStream),
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Who is at the other end of a connection, as far as the connection tells.
+#[derive(Debug, Clone)]
+pub enum Remote {
+    /// This process.
+    Memory,
+    /// A process of this machine.
+    Unix,
+    Tcp(Option<SocketAddr>),
+    Tls(TlsPeer),
+}
+
+impl Conn {
+    pub fn remote(&self) -> Remote {
+        match self {
+            Self::Memory(_) => Remote::Memory,
+            Self::Unix(_) => Remote::Unix,
+            Self::Tcp(stream) => Remote::Tcp(stream.peer_addr().ok()),
+            Self::Tls(stream) => Remote::Tls(TlsPeer::of(stream)),
+        }
+    }
+
+    /// The protocol that was agreed on in the TLS handshake.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            _ => None,
+        }
+    }
 }
 
 macro_rules! each_conn {
@@ -205,6 +331,7 @@ macro_rules! each_conn {
             Conn::Memory($c) => $body,
             Conn::Unix($c) => $body,
             Conn::Tcp($c) => $body,
+            Conn::Tls($c) => $body,
         }
     };
 }
@@ -238,8 +365,10 @@ impl AsyncWrite for Conn {
 }
 
 impl Connected for Conn {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = Remote;
+    fn connect_info(&self) -> Remote {
+        self.remote()
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ pub mod backoff;
 pub mod clock;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 
-pub use address::{Address, Incoming, MemoryBus};
+pub use address::{Address, Conn, Incoming, MemoryBus, Remote};
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use shutdown::Shutdown;
+pub use tls::{Credentials, Tls, TlsError, TlsPeer, Trust};

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifact;
+pub mod cluster;
 pub mod env;
 pub mod error;
 pub mod function;
@@ -25,6 +26,7 @@ pub mod task;
 pub mod time;
 
 pub use artifact::Digest;
+pub use cluster::{ComponentRole, JoinToken, Member, MemberId};
 pub use env::Env;
 pub use error::{Invalid, Refusal};
 pub use function::{

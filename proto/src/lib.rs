@@ -22,3 +22,11 @@ pub use convert::{ConvertError, Wire, required};
 pub mod v1 {
     tonic::include_proto!("coracle.v1");
 }
+
+/// Every method of every service: (`coracle.v1.Service`, `Method`).
+pub fn methods() -> impl Iterator<Item = (String, String)> {
+    include_str!(concat!(env!("OUT_DIR"), "/methods.txt"))
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(service, method)| (service.to_owned(), method.to_owned()))
+}

@@ -14,9 +14,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("coracle-planner", &["coracle-model"]),
     ("coracle-replica", &["coracle-base", "coracle-proto"]),
     (
+        "coracle-identity",
+        &["coracle-base", "coracle-model", "coracle-proto"],
+    ),
+    (
         "coracle-controller",
         &[
             "coracle-base",
+            "coracle-identity",
             "coracle-model",
             "coracle-planner",
             "coracle-proto",
@@ -45,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "coracle-builder",
             "coracle-containerd",
             "coracle-driver",
+            "coracle-identity",
             "coracle-model",
             "coracle-proto",
             "coracle-runtimes",
@@ -56,6 +62,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "coracle-base",
             "coracle-facades",
+            "coracle-identity",
             "coracle-model",
             "coracle-proto",
             "coracle-runtimes",
