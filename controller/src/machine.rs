@@ -88,6 +88,8 @@ impl Machine for StateMachine {
                     Effect::NodeChanged(_) => changes.nodes = true,
                     Effect::KeyChanged(_)
                     | Effect::TokenChanged(_)
+                    | Effect::JoinTokenChanged(_)
+                    | Effect::ClusterChanged
                     | Effect::TaskChanged(_)
                     | Effect::ArtifactUnreferenced(_) => {}
                 }

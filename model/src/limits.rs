@@ -53,3 +53,11 @@ pub const ARTIFACT_MAX_BYTES: u64 = 512 * 1024 * 1024;
 pub const REASON_MAX_CHARS: usize = 1_000;
 /// Finished tasks kept; the oldest go first.
 pub const TASKS_KEPT: usize = 1_000;
+/// Most machines that one join token lets in.
+pub const JOIN_TOKEN_USES_MAX: u32 = 10_000;
+/// Join tokens kept at a time; expired and used ones leave when another is made.
+pub const JOIN_TOKENS_MAX: usize = 1_000;
+/// Controllers of one cluster, those that only listen included.
+pub const MEMBERS_MAX: usize = 9;
+/// Longest `host:port` of a controller, and longest name of one, in bytes.
+pub const ADDRESS_MAX: usize = 300;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Env, FunctionId, FunctionRef, KeyId, KeyName, NamespaceId, NamespaceName, ProjectId,
-    ProjectName, RevisionSettings, ScaleBounds, SecretHash, TaskId, Timestamp, TokenId, TokenRole,
+    ComponentRole, Env, FunctionId, FunctionRef, KeyId, KeyName, NamespaceId, NamespaceName,
+    ProjectId, ProjectName, RevisionSettings, ScaleBounds, SecretHash, TaskId, Timestamp, TokenId,
+    TokenRole,
 };
 
 /// Fresh ids and digests are made by the proposer; applying draws none.
@@ -46,6 +47,10 @@ pub enum Operation {
     AcknowledgeTask {
         project: ProjectId,
         id: TaskId,
+    },
+    CreateJoinToken(CreateJoinToken),
+    RevokeJoinToken {
+        id: TokenId,
     },
 }
 
@@ -146,4 +151,13 @@ pub struct CreateToken {
     pub hash: SecretHash,
     pub role: TokenRole,
     pub expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateJoinToken {
+    pub id: TokenId,
+    pub hash: SecretHash,
+    pub role: ComponentRole,
+    pub expires_at: Timestamp,
+    pub uses: u32,
 }

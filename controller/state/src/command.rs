@@ -3,8 +3,11 @@
 //! A persisted format. Variants and fields are only ever added, limits only ever widened, and the
 //! bytes of every released version are decoded in a test (`golden/`).
 
+use std::collections::BTreeMap;
+
 use coracle_model::{
-    BuildOutput, Labels, NodeId, NodeName, Operation, RevisionId, Timestamp, WriteId, limits,
+    BuildOutput, Labels, MemberId, NodeId, NodeName, Operation, RevisionId, SecretHash, Timestamp,
+    TokenId, WriteId, cluster::Admission, limits,
 };
 use coracle_proto::{ConvertError, Wire, required, v1};
 use prost::Message as _;
@@ -47,6 +50,25 @@ pub enum Body {
     /// After restoring a snapshot or recovering a cluster. Only ever raises it.
     SetIncarnation {
         incarnation: u64,
+    },
+    /// From here on: who belongs to the cluster. Proposed by controllers only.
+    InitCluster {
+        first: Admission,
+        ca_certificate: Vec<u8>,
+        ca_key: Vec<u8>,
+    },
+    RedeemJoinToken {
+        id: TokenId,
+        hash: SecretHash,
+        admission: Admission,
+    },
+    RemoveMember {
+        member: MemberId,
+    },
+    RotateClusterKey {
+        generation: u64,
+        ca_key: Vec<u8>,
+        wrapped: BTreeMap<MemberId, Vec<u8>>,
     },
     /// From here on: nodes. Proposed by the leader only, which knows what is connected and what
     /// runs; what it looked at first is in `leader/nodes.rs` of the controller.
@@ -148,6 +170,39 @@ impl From<Command> for v1::Command {
             Body::SetIncarnation { incarnation } => {
                 Wired::SetIncarnation(v1::SetIncarnation { incarnation })
             }
+            Body::InitCluster {
+                first,
+                ca_certificate,
+                ca_key,
+            } => Wired::InitCluster(v1::InitCluster {
+                first: Some(first.into()),
+                ca_certificate: ca_certificate.into(),
+                ca_key: ca_key.into(),
+            }),
+            Body::RedeemJoinToken {
+                id,
+                hash,
+                admission,
+            } => Wired::RedeemJoinToken(v1::RedeemJoinToken {
+                id: id.to_wire(),
+                hash: hash.to_wire(),
+                admission: Some(admission.into()),
+            }),
+            Body::RemoveMember { member } => Wired::RemoveMember(v1::RemoveMember {
+                member: member.to_wire(),
+            }),
+            Body::RotateClusterKey {
+                generation,
+                ca_key,
+                wrapped,
+            } => Wired::RotateClusterKey(v1::RotateClusterKey {
+                generation,
+                ca_key: ca_key.into(),
+                wrapped: wrapped
+                    .into_iter()
+                    .map(|(id, key)| (id.0, key.into()))
+                    .collect(),
+            }),
             Body::RegisterNode(register) => Wired::RegisterNode(v1::RegisterNode {
                 id: register.id.to_wire(),
                 name: register.name.into(),
@@ -208,6 +263,31 @@ impl TryFrom<v1::Command> for Command {
             },
             Wired::SetIncarnation(m) => Body::SetIncarnation {
                 incarnation: m.incarnation,
+            },
+            Wired::InitCluster(m) => Body::InitCluster {
+                first: required("init_cluster.first", m.first)?,
+                ca_certificate: m.ca_certificate.into(),
+                ca_key: m.ca_key.into(),
+            },
+            Wired::RedeemJoinToken(m) => Body::RedeemJoinToken {
+                id: Wire::from_wire("redeem_join_token.id", m.id)?,
+                hash: Wire::from_wire("redeem_join_token.hash", m.hash)?,
+                admission: required("redeem_join_token.admission", m.admission)?,
+            },
+            Wired::RemoveMember(m) => Body::RemoveMember {
+                member: Wire::from_wire("remove_member.member", m.member)?,
+            },
+            Wired::RotateClusterKey(m) => Body::RotateClusterKey {
+                generation: m.generation,
+                ca_key: m.ca_key.into(),
+                wrapped: m
+                    .wrapped
+                    .into_iter()
+                    .map(|(id, key)| {
+                        let id = Wire::from_wire("rotate_cluster_key.wrapped", id)?;
+                        Ok((id, key.into()))
+                    })
+                    .collect::<Result<_, ConvertError>>()?,
             },
             Wired::RegisterNode(m) => Body::RegisterNode(RegisterNode {
                 id: Wire::from_wire("register_node.id", m.id)?,

@@ -37,4 +37,8 @@ pub enum Effect {
     ArtifactUnreferenced(Digest),
     /// Joined, changed, closed, opened, draining or removed.
     NodeChanged(NodeId),
+    /// Made, used or revoked.
+    JoinTokenChanged(TokenId),
+    /// A controller joined or was removed, or the cluster's secrets changed.
+    ClusterChanged,
 }

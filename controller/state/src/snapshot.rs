@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_model::{
-    Digest, Function, FunctionId, FunctionKey, Namespace, NodeId, Project, Refusal, Revision, Task,
-    Timestamp, Token, WriteId, node::NodeRecord,
+    Digest, Function, FunctionId, FunctionKey, JoinToken, Member, Namespace, NodeId, Project,
+    Refusal, Revision, Task, Timestamp, Token, WriteId, cluster::ClusterSecrets, node::NodeRecord,
 };
 use coracle_proto::{ConvertError, Wire, v1};
 use prost::Message as _;
@@ -53,6 +53,10 @@ impl State {
             tokens: view.tokens.values().cloned().map(Into::into).collect(),
             tasks: view.tasks.values().cloned().map(Into::into).collect(),
             applied_writes: self.writes.iter().map(applied_write).collect(),
+            join_tokens: view.join_tokens.values().cloned().map(Into::into).collect(),
+            members: view.members.values().cloned().map(Into::into).collect(),
+            last_member: view.last_member,
+            secrets: view.secrets.as_deref().cloned().map(Into::into),
             nodes: view.nodes.values().cloned().map(Into::into).collect(),
             removed_nodes: view.removed_nodes.iter().map(removed_node).collect(),
         };
@@ -113,6 +117,28 @@ impl State {
         for task in items::<_, Task>("tasks", snapshot.tasks) {
             let task = task?;
             view.tasks.insert(task.id, task);
+        }
+        for token in items::<_, JoinToken>("join_tokens", snapshot.join_tokens) {
+            let token = token?;
+            view.join_tokens.insert(token.id, token);
+        }
+        view.last_member = snapshot.last_member;
+        for member in items::<_, Member>("members", snapshot.members) {
+            let member = member?;
+            if member.id.0 > view.last_member {
+                return inconsistent(format_args!("member {} is above the last one", member.id));
+            }
+            view.members.insert(member.id, member);
+        }
+        if let Some(secrets) = snapshot.secrets {
+            let secrets = ClusterSecrets::try_from(secrets)
+                .map_err(|error| SnapshotError::Field(error.inside("secrets")))?;
+            if !view.members.keys().eq(secrets.wrapped.keys()) {
+                return inconsistent(format_args!(
+                    "the cluster key is not wrapped for each member"
+                ));
+            }
+            view.secrets = Some(Arc::new(secrets));
         }
         for node in items::<_, NodeRecord>("nodes", snapshot.nodes) {
             add_node(&mut view, node?)?;

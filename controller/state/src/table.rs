@@ -62,6 +62,10 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.iter().map(|(key, value)| (key, value.as_ref()))
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.0.keys()
+    }
+
     pub(crate) fn values(&self) -> impl DoubleEndedIterator<Item = &V> {
         self.0.values().map(Arc::as_ref)
     }

@@ -8,10 +8,10 @@ use std::{
 };
 
 use coracle_model::{
-    Digest, Function, FunctionId, FunctionKey, FunctionName, FunctionRef, KeyId, KeyName,
-    Namespace, NamespaceId, NamespaceName, NodeId, NodeName, Project, ProjectId, ProjectName,
-    Revision, RevisionId, Task, TaskId, Timestamp, Token, TokenId, node::NodeRecord,
-    query::FunctionView,
+    Digest, Function, FunctionId, FunctionKey, FunctionName, FunctionRef, JoinToken, KeyId,
+    KeyName, Member, MemberId, Namespace, NamespaceId, NamespaceName, NodeId, NodeName, Project,
+    ProjectId, ProjectName, Revision, RevisionId, Task, TaskId, Timestamp, Token, TokenId,
+    cluster::ClusterSecrets, node::NodeRecord, query::FunctionView,
 };
 
 use crate::{artifacts, table::Table};
@@ -29,6 +29,10 @@ pub struct View {
     pub(crate) keys: Table<KeyId, FunctionKey>,
     pub(crate) tokens: Table<TokenId, Token>,
     pub(crate) tasks: Table<TaskId, Task>,
+    pub(crate) join_tokens: Table<TokenId, JoinToken>,
+    pub(crate) members: Table<MemberId, Member>,
+    pub(crate) last_member: u64,
+    pub(crate) secrets: Option<Arc<ClusterSecrets>>,
     pub(crate) nodes: Table<NodeId, NodeRecord>,
     /// Ids that may not join again, with when they were removed.
     pub(crate) removed_nodes: Table<NodeId, Timestamp>,
@@ -252,6 +256,29 @@ impl View {
         let mut tasks: Vec<_> = self.tasks.values().filter(of).collect();
         tasks.sort_by_key(|task| Reverse((task.created_at, task.id)));
         tasks
+    }
+
+    pub fn join_token(&self, id: TokenId) -> Option<&JoinToken> {
+        self.join_tokens.get(&id)
+    }
+
+    /// By id.
+    pub fn join_tokens(&self) -> impl Iterator<Item = &JoinToken> {
+        self.join_tokens.values()
+    }
+
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    /// The controllers of the cluster by number; none for a server by itself.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// Absent for a server by itself.
+    pub fn secrets(&self) -> Option<&ClusterSecrets> {
+        self.secrets.as_deref()
     }
 
     pub fn node(&self, id: NodeId) -> Option<&NodeRecord> {

@@ -1,6 +1,7 @@
 //! Conversions between the wire and the model, one file per subject.
 
 mod access;
+mod cluster;
 mod function;
 mod instance;
 mod log;

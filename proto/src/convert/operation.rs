@@ -58,6 +58,10 @@ impl From<Operation> for v1::Operation {
                     id: id.to_wire(),
                 })
             }
+            Operation::CreateJoinToken(create) => Kind::CreateJoinToken(create.into()),
+            Operation::RevokeJoinToken { id } => {
+                Kind::RevokeJoinToken(v1::RevokeJoinToken { id: id.to_wire() })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -101,6 +105,13 @@ impl TryFrom<v1::Operation> for Operation {
                 Wire::from_wire("id", m.id).map(|id| Self::DeleteToken { id }),
             ),
             Kind::AcknowledgeTask(m) => ("acknowledge_task", acknowledge_task(m)),
+            Kind::CreateJoinToken(m) => {
+                ("create_join_token", m.try_into().map(Self::CreateJoinToken))
+            }
+            Kind::RevokeJoinToken(m) => (
+                "revoke_join_token",
+                Wire::from_wire("id", m.id).map(|id| Self::RevokeJoinToken { id }),
+            ),
         };
         result.map_err(|error: ConvertError| error.inside(field))
     }

@@ -59,7 +59,7 @@ macro_rules! hashes {
 
 hashes! { Digest SecretHash }
 
-fn exactly<const N: usize>(field: &str, bytes: &[u8]) -> Result<[u8; N], ConvertError> {
+pub(super) fn exactly<const N: usize>(field: &str, bytes: &[u8]) -> Result<[u8; N], ConvertError> {
     bytes.try_into().map_err(|_| match bytes.len() {
         0 => ConvertError::missing(field),
         len => ConvertError::new(field, format_args!("must be {N} bytes, is {len}")),

@@ -4,6 +4,7 @@
 //! one leaves the state as it was.
 
 mod checks;
+mod cluster;
 mod functions;
 mod keys;
 mod namespaces;
@@ -68,6 +69,22 @@ impl Change<'_> {
             Body::Promote { revision } => self.promote(revision),
             Body::FailDeploy { revision, reason } => self.fail_deploy(revision, &reason),
             Body::SetIncarnation { incarnation } => self.set_incarnation(incarnation),
+            Body::InitCluster {
+                first,
+                ca_certificate,
+                ca_key,
+            } => return self.init_cluster(first, ca_certificate, ca_key),
+            Body::RedeemJoinToken {
+                id,
+                hash,
+                admission,
+            } => return self.redeem_join_token(id, hash, admission),
+            Body::RemoveMember { member } => return self.remove_member(member),
+            Body::RotateClusterKey {
+                generation,
+                ca_key,
+                wrapped,
+            } => return self.rotate_cluster_key(generation, ca_key, wrapped),
             Body::RegisterNode(register) => return self.register_node(register),
             Body::CordonNode { node, cordoned } => return self.cordon_node(node, cordoned),
             Body::DrainNode {
@@ -104,6 +121,8 @@ impl Change<'_> {
             Operation::CreateToken(create) => self.create_token(create),
             Operation::DeleteToken { id } => self.delete_token(id),
             Operation::AcknowledgeTask { project, id } => self.acknowledge_task(project, id),
+            Operation::CreateJoinToken(create) => self.create_join_token(create),
+            Operation::RevokeJoinToken { id } => self.revoke_join_token(id),
         }
     }
 

@@ -6,8 +6,9 @@
 use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use coracle_model::{
-    FunctionId, Labels, NodeId, Operation, ProjectId, RevisionId, SecretHash, Timestamp, TokenId,
-    TokenRole, WriteId,
+    ComponentRole, FunctionId, Labels, MemberId, NodeId, Operation, ProjectId, RevisionId,
+    SecretHash, Timestamp, TokenId, TokenRole, WriteId,
+    cluster::Admission,
     operation::{
         CreateFunction, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction, UpdateKey,
         UpdateNamespace,
@@ -16,6 +17,7 @@ use coracle_model::{
 use coracle_state::{Body, Command, RegisterNode, State};
 use uuid::Uuid;
 
+use crate::cluster;
 use crate::fixture::{
     P, change, create_function, create_key, create_namespace, delete, env, function_ref, output,
     settings, task_id, update, update_key, update_namespace,
@@ -57,6 +59,8 @@ fn name(body: &Body) -> &'static str {
             Operation::CreateToken(_) => "create_token.bin",
             Operation::DeleteToken { .. } => "delete_token.bin",
             Operation::AcknowledgeTask { .. } => "acknowledge_task.bin",
+            Operation::CreateJoinToken(_) => "create_join_token.bin",
+            Operation::RevokeJoinToken { .. } => "revoke_join_token.bin",
         },
         Body::BeginBuild { .. } => "begin_build.bin",
         Body::FinishBuild { .. } => "finish_build.bin",
@@ -64,6 +68,10 @@ fn name(body: &Body) -> &'static str {
         Body::Promote { .. } => "promote.bin",
         Body::FailDeploy { .. } => "fail_deploy.bin",
         Body::SetIncarnation { .. } => "set_incarnation.bin",
+        Body::InitCluster { .. } => "init_cluster.bin",
+        Body::RedeemJoinToken { .. } => "redeem_join_token.bin",
+        Body::RemoveMember { .. } => "remove_member.bin",
+        Body::RotateClusterKey { .. } => "rotate_cluster_key.bin",
         Body::RegisterNode(_) => "register_node.bin",
         Body::CordonNode { .. } => "cordon_node.bin",
         Body::DrainNode { .. } => "drain_node.bin",
@@ -74,7 +82,32 @@ fn name(body: &Body) -> &'static str {
 /// What came after release 0.1.0, by subject: each has a snapshot of its own, of the state that the
 /// release's commands and then these give.
 fn later() -> Vec<(&'static str, Vec<Body>)> {
-    vec![("snapshot_nodes.bin", nodes())]
+    vec![
+        ("snapshot_nodes.bin", nodes()),
+        ("snapshot_cluster.bin", of_cluster()),
+    ]
+}
+
+fn of_cluster() -> Vec<Body> {
+    use cluster::{controller, create, init, redeem, rotate};
+    let token = |n, role, uses| Body::Operation(create(n, role, 90_000, uses));
+    vec![
+        init(),
+        token(1, ComponentRole::Controller, 3),
+        token(2, ComponentRole::Agent, 1),
+        token(3, ComponentRole::Gateway, 100),
+        redeem(1, controller(2, 1)),
+        redeem(1, controller(3, 1)),
+        redeem(2, Admission::Agent),
+        redeem(3, Admission::Gateway),
+        Body::RemoveMember {
+            member: MemberId(2),
+        },
+        rotate(2, &[1, 3]),
+        Body::Operation(Operation::RevokeJoinToken {
+            id: TokenId(Uuid::from_u128(3)),
+        }),
+    ]
 }
 
 fn nodes() -> Vec<Body> {
@@ -258,7 +291,7 @@ fn recorded_commands_are_read_and_still_written_so() {
     seen.insert("snapshot.bin".to_owned());
     seen.extend(self::later().into_iter().map(|(name, _)| name.to_owned()));
     assert_eq!(files, seen);
-    assert_eq!(seen.len(), 21 + 5);
+    assert_eq!(seen.len(), 21 + 5 + 7);
 }
 
 #[test]

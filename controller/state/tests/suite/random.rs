@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_model::{
-    FunctionId, KeyName, NodeId, Operation, ProjectId, RevisionId, SecretHash, TaskId, TaskState,
-    Timestamp, TokenId, TokenRole, WriteId, limits,
+    ComponentRole, FunctionId, KeyName, MemberId, NodeId, Operation, ProjectId, RevisionId,
+    SecretHash, TaskId, TaskState, Timestamp, TokenId, TokenRole, WriteId,
+    cluster::Admission,
+    limits,
     operation::{
         CreateFunction, CreateKey, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction,
         UpdateKey, UpdateNamespace,
@@ -14,6 +16,7 @@ use coracle_state::{Body, Command, Effect, REVISIONS_KEPT, RegisterNode, State, 
 use proptest::{collection::vec, prelude::*};
 use uuid::Uuid;
 
+use crate::cluster;
 use crate::fixture::{
     P, code, create_function, create_key, create_namespace, delete, env, function_ref, output,
     task_id, update, update_key, update_namespace,
@@ -115,6 +118,8 @@ enum Proposal {
     Incarnation(u64),
     /// Which node, under which name, instead of which, and what of it.
     Node(u128, u8, u128, u8),
+    /// Which step, with which token, controller and generation.
+    Cluster(u8, u128, u8, u64),
 }
 
 fn proposal() -> impl Strategy<Value = Proposal> {
@@ -125,6 +130,8 @@ fn proposal() -> impl Strategy<Value = Proposal> {
         1 => (0..5_u64).prop_map(Proposal::Incarnation),
         2 => (1..7_u128, 0..3_u8, 1..7_u128, 0..8_u8)
             .prop_map(|(id, name, other, what)| Proposal::Node(id, name, other, what)),
+        2 => (0..8_u8, 1..4_u128, 1..6_u8, 1..4_u64)
+            .prop_map(|(step, token, n, generation)| Proposal::Cluster(step, token, n, generation)),
     ]
 }
 
@@ -147,6 +154,55 @@ fn node_body(id: u128, name: u8, other: u128, what: u8) -> Body {
             force: other % 2 == 0,
         },
         _ => Body::RemoveNode { node },
+    }
+}
+
+fn cluster_body(view: &View, step: u8, token: u128, n: u8, generation: u64) -> Body {
+    let role = ComponentRole::ALL[usize::from(n) % 3];
+    match step {
+        0 => cluster::init(),
+        1 | 2 => Body::Operation(cluster::create(
+            token,
+            role,
+            50 + generation * 30,
+            u32::from(n) % 3,
+        )),
+        3 => Body::Operation(Operation::RevokeJoinToken {
+            id: TokenId(Uuid::from_u128(token)),
+        }),
+        4 => cluster::redeem(token, cluster::controller(n, generation)),
+        5 => cluster::redeem(token, Admission::Gateway),
+        6 => Body::RemoveMember {
+            member: MemberId(u64::from(n)),
+        },
+        _ => {
+            let members: Vec<u64> = view.members().map(|member| member.id.0).collect();
+            cluster::rotate(generation, &members)
+        }
+    }
+}
+
+fn check_cluster(before: &View, after: &View, effects: &[Effect]) {
+    let members: Vec<_> = after.members().map(|member| member.id).collect();
+    let wrapped: Option<Vec<_>> = after
+        .secrets()
+        .map(|secrets| secrets.wrapped.keys().copied().collect());
+    assert_eq!(
+        members,
+        wrapped.unwrap_or_default(),
+        "sealed to each member and to nobody else"
+    );
+    let newest = before.members().map(|member| member.id).max();
+    for member in members {
+        let is_new = before.member(member).is_none();
+        assert!(!is_new || Some(member) > newest, "a number came back");
+    }
+    let changed = before.secrets() != after.secrets();
+    assert!(!changed || effects.contains(&Effect::ClusterChanged));
+    for token in before.join_tokens() {
+        let now = after.join_token(token.id);
+        assert!(now.is_none_or(|now| now.uses_left <= token.uses_left));
+        assert!(now == Some(token) || effects.contains(&Effect::JoinTokenChanged(token.id)));
     }
 }
 
@@ -175,6 +231,9 @@ fn body(view: &View, proposal: Proposal) -> Body {
     let (nth, behind, step) = match proposal {
         Proposal::Client(operation) => return Body::Operation(operation),
         Proposal::Incarnation(incarnation) => return Body::SetIncarnation { incarnation },
+        Proposal::Cluster(step, token, n, generation) => {
+            return cluster_body(view, step, token, n, generation);
+        }
         Proposal::Node(id, name, other, what) => return node_body(id, name, other, what),
         Proposal::Leader(nth, behind, step) => (nth, behind, step),
     };
@@ -385,6 +444,7 @@ proptest! {
             check_keys(&one);
             check_tasks(&one);
             check_nodes(&before, &one, &applied.effects);
+            check_cluster(&before, &one, &applied.effects);
             check_effects(&before, &one, &applied.effects);
             if applied.outcome.is_err() {
                 prop_assert!(before == one.view());

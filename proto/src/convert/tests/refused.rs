@@ -310,3 +310,55 @@ fn refusals() {
         w.kind = v1::refusal::Kind::Invalid.into()
     });
 }
+
+#[test]
+fn clusters() {
+    refused(s::join_token(), "id", |w: &mut v1::JoinToken| w.id.clear());
+    refused(s::join_token(), "hash", |w: &mut v1::JoinToken| {
+        w.hash.clear()
+    });
+    refused(s::join_token(), "role", |w: &mut v1::JoinToken| w.role = 0);
+    refused(s::join_token(), "role", |w: &mut v1::JoinToken| w.role = 9);
+    refused(s::member(), "id", |w: &mut v1::Member| w.id = 0);
+    refused(s::member(), "name", |w: &mut v1::Member| w.name.clear());
+    refused(s::member(), "address", |w: &mut v1::Member| {
+        w.address.clear()
+    });
+    refused(s::member(), "wrapping_key", |w: &mut v1::Member| {
+        w.wrapping_key.clear()
+    });
+    type Secrets = v1::ClusterSecrets;
+    refused(s::secrets(), "ca_certificate", |w: &mut Secrets| {
+        w.ca_certificate.clear()
+    });
+    refused(s::secrets(), "ca_key", |w: &mut Secrets| w.ca_key.clear());
+    refused(s::secrets(), "generation", |w: &mut Secrets| {
+        w.generation = 0
+    });
+    refused(s::secrets(), "wrapped", |w: &mut Secrets| {
+        w.wrapped.insert(0, Bytes::from_static(b"x"));
+    });
+    refused(s::secrets(), "wrapped", |w: &mut Secrets| {
+        w.wrapped.insert(1, Bytes::new());
+    });
+    refused(s::admission(), "role", |w: &mut v1::Admission| {
+        w.role = None
+    });
+    for field in ["name", "address", "wrapping_key", "wrapped"] {
+        refused(
+            s::admission(),
+            &format!("controller.{field}"),
+            |w: &mut v1::Admission| {
+                let Some(v1::admission::Role::Controller(controller)) = &mut w.role else {
+                    panic!("a controller was given");
+                };
+                match field {
+                    "name" => controller.name.clear(),
+                    "address" => controller.address.clear(),
+                    "wrapping_key" => controller.wrapping_key.clear(),
+                    _ => controller.wrapped.clear(),
+                }
+            },
+        );
+    }
+}

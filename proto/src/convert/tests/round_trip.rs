@@ -1,8 +1,9 @@
 use coracle_model::{
-    BuildOutput, Convention, Env, Function, FunctionKey, Handler, InstanceSpec, InstanceState,
-    Invalid, LogLine, LogStream, Network, Operation, ProjectId, Refusal, Revision,
-    RevisionSettings, ScaleBounds, Stage, Stamp, Task, TaskId, TaskState, Timestamp, Token,
-    TokenId, TokenRole,
+    BuildOutput, ComponentRole, Convention, Env, Function, FunctionKey, Handler, InstanceSpec,
+    InstanceState, Invalid, JoinToken, LogLine, LogStream, Network, Operation, ProjectId, Refusal,
+    Revision, RevisionSettings, ScaleBounds, Stage, Stamp, Task, TaskId, TaskState, Timestamp,
+    Token, TokenId, TokenRole,
+    cluster::Admission,
     node::{Node, NodeRecord, Resources},
     operation::{SettingsPatch, UpdateFunction, UpdateKey, UpdateNamespace},
     query::{ExitRecord, FunctionRuntimeView, FunctionView},
@@ -29,6 +30,21 @@ fn tenancy_and_access() {
         expires_at: None,
         ..s::token()
     });
+}
+
+#[test]
+fn clusters() {
+    for role in ComponentRole::ALL {
+        comes_back::<v1::JoinToken, _>(JoinToken {
+            role,
+            ..s::join_token()
+        });
+    }
+    comes_back::<v1::Member, _>(s::member());
+    comes_back::<v1::ClusterSecrets, _>(s::secrets());
+    for admission in [Admission::Agent, Admission::Gateway, s::admission()] {
+        comes_back::<v1::Admission, _>(admission);
+    }
 }
 
 #[test]
@@ -231,6 +247,10 @@ fn operations() -> Vec<Operation> {
         Operation::AcknowledgeTask {
             project,
             id: task.unwrap(),
+        },
+        Operation::CreateJoinToken(o::create_join_token()),
+        Operation::RevokeJoinToken {
+            id: TokenId(uuid::Uuid::from_u128(4)),
         },
     ]
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use coracle_model::{
-    Env, FunctionId, KeyId, NamespaceId, ProjectId, ScaleBounds, SecretHash, TaskId, Timestamp,
-    TokenId, TokenRole,
+    ComponentRole, Env, FunctionId, KeyId, NamespaceId, ProjectId, ScaleBounds, SecretHash, TaskId,
+    Timestamp, TokenId, TokenRole,
     operation::{
-        CreateFunction, CreateKey, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction,
-        UpdateKey, UpdateNamespace,
+        CreateFunction, CreateJoinToken, CreateKey, CreateNamespace, CreateToken, SettingsPatch,
+        UpdateFunction, UpdateKey, UpdateNamespace,
     },
 };
 
@@ -111,5 +111,15 @@ pub(super) fn create_token() -> CreateToken {
         hash: SecretHash::of("secret"),
         role: TokenRole::Admin,
         expires_at: Some(Timestamp(98)),
+    }
+}
+
+pub(super) fn create_join_token() -> CreateJoinToken {
+    CreateJoinToken {
+        id: TokenId(uuid(4)),
+        hash: SecretHash::of("secret"),
+        role: ComponentRole::Controller,
+        expires_at: Timestamp(9),
+        uses: 3,
     }
 }

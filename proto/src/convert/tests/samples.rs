@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use coracle_model::{
-    BuildOutput, Concurrency, Convention, Digest, Env, ExitReason, Function, FunctionId,
-    FunctionKey, FunctionRef, Handler, InstanceId, InstanceSpec, InstanceState, KeyId, Labels,
-    LogLine, LogStream, Memory, MilliCpu, Namespace, NamespaceId, Network, NodeId, Project,
-    ProjectId, Revision, RevisionId, RevisionSettings, RuntimeName, ScaleBounds, SecretHash,
-    Source, Stage, Stamp, Task, TaskId, TaskState, Timeout, Timestamp, Token, TokenId, TokenRole,
+    BuildOutput, ComponentRole, Concurrency, Convention, Digest, Env, ExitReason, Function,
+    FunctionId, FunctionKey, FunctionRef, Handler, InstanceId, InstanceSpec, InstanceState,
+    JoinToken, KeyId, Labels, LogLine, LogStream, Member, MemberId, Memory, MilliCpu, Namespace,
+    NamespaceId, Network, NodeId, Project, ProjectId, Revision, RevisionId, RevisionSettings,
+    RuntimeName, ScaleBounds, SecretHash, Source, Stage, Stamp, Task, TaskId, TaskState, Timeout,
+    Timestamp, Token, TokenId, TokenRole,
+    cluster::{Admission, ClusterSecrets},
     node::{Node, NodeDrain, NodeRecord, Resources},
     query::{Decision, ExitRecord, FunctionView, InstanceView},
     task::{TaskSubject, TaskVerb},
@@ -322,5 +324,45 @@ pub(super) fn exit_record() -> ExitRecord {
         revision: revision_id(),
         reason: ExitReason::Exited { code: 1 },
         retry_at: Some(Timestamp(33)),
+    }
+}
+
+pub(super) fn join_token() -> JoinToken {
+    JoinToken {
+        id: TokenId(uuid(4)),
+        hash: SecretHash::of("secret"),
+        role: ComponentRole::Agent,
+        expires_at: Timestamp(9),
+        uses_left: 3,
+        created_at: Timestamp(1),
+    }
+}
+
+pub(super) fn member() -> Member {
+    Member {
+        id: MemberId(3),
+        name: "c3".into(),
+        address: "10.0.0.3:7000".into(),
+        wrapping_key: [3; 32],
+        joined_at: Timestamp(7),
+    }
+}
+
+pub(super) fn secrets() -> ClusterSecrets {
+    ClusterSecrets {
+        ca_certificate: vec![1],
+        ca_key: vec![2],
+        generation: 2,
+        wrapped: [(MemberId(1), vec![1]), (MemberId(3), vec![3])].into(),
+    }
+}
+
+pub(super) fn admission() -> Admission {
+    Admission::Controller {
+        name: "c3".into(),
+        address: "10.0.0.3:7000".into(),
+        wrapping_key: [3; 32],
+        wrapped: vec![3],
+        generation: 1,
     }
 }
