@@ -42,6 +42,7 @@ codes! {
         Some("Send a live key of this function in the X-API-Key header.");
     NotFound = "not_found", NOT_FOUND,
         Some("Paths are /fn/{project}/{namespace}/{function}/…");
+    HeadTooLarge = "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, None;
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, None;
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, None;
     TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS,
