@@ -172,6 +172,12 @@ async fn invoke(
     if route.disabled {
         return Err(Error::new(Code::Disabled, "the function is disabled"));
     }
+    if route.no_instances {
+        return Err(Error::new(
+            Code::NoInstances,
+            "the function's maximum is no instance",
+        ));
+    }
     if route.revision.is_none() {
         return Err(
             Error::new(Code::NotDeployed, "no revision of the function serves yet").retry_after(1),

@@ -57,6 +57,8 @@ codes! {
     BadResponse = "bad_response", BAD_GATEWAY, None;
     InitFailed = "init_failed", BAD_GATEWAY, Some("The function's logs say what its code did.");
     Disabled = "disabled", SERVICE_UNAVAILABLE, None;
+    NoInstances = "no_instances", SERVICE_UNAVAILABLE,
+        Some("Raise the function's scale.max (Gcore: autoscaling.max_instances).");
     NotDeployed = "not_deployed", SERVICE_UNAVAILABLE,
         Some("Its first revision is still being built or deployed, or failed to.");
     FunctionFailing = "function_failing", SERVICE_UNAVAILABLE,

@@ -169,7 +169,7 @@ async fn without_room_an_activation_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_disabled_function_has_no_instances_and_comes_back() {
+async fn a_function_that_may_not_run_has_no_instances_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let agent = Agent::new();
@@ -191,6 +191,26 @@ async fn a_disabled_function_has_no_instances_and_comes_back() {
             assert_eq!(
                 server.activate(id, 1, 1).await.refusal,
                 "the function is disabled"
+            );
+        }
+    }
+    for max in [0, 3] {
+        let bounds = |update: &mut coracle_model::operation::UpdateFunction| {
+            update.scale_min = Some(max.min(1));
+            update.scale_max = Some(max);
+        };
+        server.done(update("hello", bounds).0).await;
+        let count = usize::from(max > 0);
+        routes
+            .until(id, |route| {
+                let shown = route.scale.as_ref().is_some_and(|scale| scale.max == max);
+                shown && open(route) == count
+            })
+            .await;
+        if max == 0 {
+            assert_eq!(
+                server.activate(id, 1, 1).await.refusal,
+                "the function's maximum is no instance"
             );
         }
     }
