@@ -109,7 +109,8 @@ pub(crate) struct RawSettings {
     /// Log format: `auto`, `human` or `json` [default: auto]
     #[arg(long, env = "CORACLE_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
-    /// Where the controller serves the other roles: `unix:/path` or host:port (controller only)
+    /// Where a controller, or an agent for gateways on other machines, serves the other roles:
+    /// `unix:/path` or host:port [default: for an agent, a socket in the data directory]
     #[arg(long, env = "CORACLE_LISTEN", value_name = "ADDR")]
     pub(crate) listen: Option<String>,
     /// Controllers to dial, separated by commas (agent and gateway only)

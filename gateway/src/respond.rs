@@ -54,6 +54,8 @@ codes! {
     NotImplemented = "not_implemented", NOT_IMPLEMENTED, None;
     InstanceFailed = "instance_failed", BAD_GATEWAY,
         Some("The request may have run; repeat it only if that is safe.");
+    RelayFailed = "relay_failed", BAD_GATEWAY,
+        Some("The request may have run; repeat it only if that is safe.");
     BadResponse = "bad_response", BAD_GATEWAY, None;
     InitFailed = "init_failed", BAD_GATEWAY, Some("The function's logs say what its code did.");
     Disabled = "disabled", SERVICE_UNAVAILABLE, None;
