@@ -6,15 +6,12 @@ use coracle_base::{Address, Clock, SystemClock};
 use coracle_model::limits;
 use coracle_planner::{BackoffConfig, PlannerConfig};
 
-use crate::artifacts::StoreUrl;
-
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Holds `log`, `build-logs` and, unless they are kept elsewhere, `artifacts`. The caller holds the lock of the data directory.
+    /// Holds `log`, `artifacts` and `build-logs`. The caller holds the lock of the data directory.
     pub data_dir: PathBuf,
     /// Eight hexadecimal characters.
     pub cluster_id: String,
-    pub artifact_store: StoreUrl,
     /// This member of the Raft group; never 0.
     pub member: u64,
     /// Where the gRPC services listen.
@@ -30,11 +27,12 @@ pub struct Config {
 pub struct LeaderConfig {
     /// The loops run at least this often; events wake them sooner.
     pub tick: Duration,
-    /// A new leader waits this long for a first agent before it plans, ...
+    /// A new leader plans once every registered node has spoken, and at the latest after this.
     pub collect_deadline: Duration,
-    /// ... and this long after the first for the others.
+    /// Where no node is registered: how long after the first agent the others may take.
     pub collect_settle: Duration,
-    /// A node whose session broke counts as alive for this long.
+    /// A node whose session broke, or that has not spoken to a new leader, counts as alive for this
+    /// long. Then it is lost: its instances are replaced.
     pub node_grace: Duration,
     /// Cores may be promised this many times over, in percent: a function's share is a cap on
     /// bursts, and most instances idle.
@@ -80,13 +78,17 @@ impl Default for LeaderConfig {
     }
 }
 
+/// Durations as the planner has them.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Config {
     /// One controller by itself, with the system's clock and default pace.
     pub fn standalone(data_dir: PathBuf, cluster_id: String, listen: Vec<Address>) -> Self {
         Self {
             data_dir,
             cluster_id,
-            artifact_store: StoreUrl::Own,
             member: 1,
             listen,
             clock: Arc::new(SystemClock),

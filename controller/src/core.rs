@@ -4,10 +4,9 @@ use std::{ops::Deref, sync::Arc};
 
 use coracle_base::Clock;
 use coracle_model::{
-    ExitReason, FunctionId, InstanceId, InstanceState, Refusal, Timestamp, WriteId,
-    query::{FunctionRuntimeView, FunctionView, InstanceView},
+    ExitReason, FunctionId, InstanceId, Refusal, Timestamp, WriteId,
+    query::{FunctionRuntimeView, FunctionView},
 };
-use coracle_planner::Phase;
 use coracle_replica::{ProposeError, ReadError, Replica};
 use coracle_state::{Body, Command, EncodeError, FunctionRecord, View};
 use tokio::{sync::watch, time::Instant};
@@ -122,18 +121,7 @@ impl Core {
         let memory = self.memory();
         let instances = memory
             .of_function(function)
-            .map(|(id, instance)| InstanceView {
-                id,
-                revision: instance.spec.revision,
-                node: instance.node,
-                state: match instance.phase {
-                    Phase::Starting => InstanceState::Starting,
-                    Phase::Ready => InstanceState::Ready,
-                    Phase::Draining { .. } => InstanceState::Draining,
-                },
-                since: instance.since,
-                placement: instance.placement.clone(),
-            });
+            .map(|(id, instance)| instance.view(id));
         let instances = instances.collect();
         let Some(found) = memory.functions.get(&function) else {
             return FunctionRuntimeView::default();
@@ -142,6 +130,7 @@ impl Core {
             instances,
             decisions: found.decisions.iter().cloned().collect(),
             exits: found.exits.iter().cloned().collect(),
+            shortage: found.shortage.clone(),
         }
     }
 }

@@ -201,6 +201,13 @@ impl Leader {
         routes::publish(&self.0, now);
     }
 
+    /// What has to be written before this hello can be taken; an error when it must not be.
+    pub fn admit(&self, hello: &v1::Report) -> Result<Option<Body>, String> {
+        let report = Report::try_from(hello.clone()).map_err(|error| error.to_string())?;
+        let admitted = self.0.admit(&report).map_err(|error| error.to_string())?;
+        Ok(admitted.map(Body::RegisterNode))
+    }
+
     /// `None` when it does not lead.
     pub fn hello(
         &self,

@@ -72,3 +72,47 @@ impl NodeDrain {
         self.force.then(|| self.deadline.unwrap_or(self.since))
     }
 }
+
+/// What an operator can do to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeChange {
+    Cordon,
+    /// Ends a drain too.
+    Uncordon,
+    Drain {
+        deadline: Option<Timestamp>,
+        force: bool,
+    },
+    Remove {
+        force: bool,
+    },
+}
+
+/// How a node stands, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Takes new instances.
+    Ready,
+    Cordoned,
+    Draining,
+    /// It drains, and nothing of it runs any more.
+    Drained,
+    /// Not connected, or not heard by a new leader yet; its instances count as alive.
+    Silent,
+    /// Silent for longer than the grace period: its instances have been replaced.
+    Lost,
+}
+
+impl NodeState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Cordoned => "cordoned",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Silent => "silent",
+            Self::Lost => "lost",
+        }
+    }
+}

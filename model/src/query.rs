@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ExitReason, Function, InstanceId, InstanceState, NodeId, Revision, RevisionId, Timestamp,
+    node::{Node, NodeDrain, NodeState, Resources},
 };
 
 /// A function with what belongs to it, read at one point of the log.
@@ -61,6 +62,39 @@ pub struct FunctionRuntimeView {
     pub instances: Vec<InstanceView>,
     pub decisions: Vec<Decision>,
     pub exits: Vec<ExitRecord>,
+    /// Why there are fewer instances than wanted, while there are.
+    pub shortage: Option<String>,
+}
+
+/// A node as the leader knows it. What its agent said may be seconds old.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    pub node: Node,
+    pub state: NodeState,
+    pub cordoned: bool,
+    pub draining: Option<NodeDrain>,
+    pub used: Resources,
+    /// Instances that should be there.
+    pub instances: u32,
+    /// Instances that its agent says have not ended.
+    pub running: u32,
+    pub builds: u32,
+    /// Its last word to this leader; `None` before the first.
+    pub heard_at: Option<Timestamp>,
+    pub joined_at: Option<Timestamp>,
+    /// What its drain waits for: a function each, with the reason.
+    pub waiting: Vec<String>,
+    /// Filled where one node is asked for.
+    pub placed: Vec<NodeInstance>,
+}
+
+/// An instance in the list of its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInstance {
+    pub instance: InstanceView,
+    pub project: String,
+    pub namespace: String,
+    pub function: String,
 }
 
 /// One line of a function's output.

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
-pub mod relay;
 
 pub use convert::{ConvertError, Wire, required};
 

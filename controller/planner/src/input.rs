@@ -40,15 +40,33 @@ pub struct NodeInput {
     pub recent: BTreeSet<RevisionId>,
     /// Instances of each function here, for the spread.
     pub functions: BTreeMap<FunctionId, u32>,
+    pub labels: BTreeMap<String, String>,
     /// Takes new instances.
     pub schedulable: bool,
+    /// What runs here is to go elsewhere.
+    pub draining: Option<DrainInput>,
+    /// This leader has heard it. What an unheard node runs is not known, and counts as alive for
+    /// as long as the node does.
+    pub heard: bool,
     /// Its session is open, or was until less than the grace period ago.
     pub alive: bool,
     /// Its session is open: it can be told to start something.
     pub reachable: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainInput {
+    /// From then on what is still there goes although nothing replaces it.
+    pub forced_at: Option<Timestamp>,
+}
+
 impl NodeInput {
+    /// Nothing waits for replacements any more.
+    pub fn is_forced(&self, now: Timestamp) -> bool {
+        let forced_at = self.draining.and_then(|drain| drain.forced_at);
+        forced_at.is_some_and(|at| at <= now)
+    }
+
     pub fn free_memory_mib(&self) -> u64 {
         self.memory_mib.saturating_sub(self.used_memory_mib)
     }
@@ -112,16 +130,6 @@ pub struct FunctionInput {
     pub former: BTreeSet<RevisionId>,
     pub demand: Demand,
     pub scaled: ScaleMemory,
-}
-
-impl FunctionInput {
-    /// Why it may have no instance, if it may not.
-    pub(crate) fn may_not_run(&self) -> Option<&'static str> {
-        if self.disabled {
-            return Some("the function is disabled");
-        }
-        (self.scale.max() == 0).then_some("the function's maximum is no instance")
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

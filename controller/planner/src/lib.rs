@@ -12,7 +12,9 @@
 pub mod backoff;
 pub mod config;
 pub mod demand;
+pub mod drain;
 pub mod input;
+pub mod nodes;
 pub mod place;
 pub mod plan;
 pub mod scale;
@@ -26,9 +28,12 @@ mod tests;
 pub use backoff::Failures;
 pub use config::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
 pub use demand::{Demand, DemandSample, GatewayId};
+pub use drain::is_last_home;
 pub use input::{
-    CandidateInput, FunctionInput, Input, InstanceInput, NodeInput, Phase, RevisionInput,
+    CandidateInput, DrainInput, FunctionInput, Input, InstanceInput, NodeInput, Phase,
+    RevisionInput,
 };
+pub use nodes::{CollectConfig, Collection, Standing, standing, unwatched};
 pub use place::{NoRoom, Placement, choose, place};
 pub use plan::{Drain, FailedDeploy, Plan, Shortage, Start, plan};
 pub use scale::{Decision, ScaleInput, ScaleMemory, decide};

@@ -116,6 +116,12 @@ pub fn choose(
     }
 }
 
+/// Whether it could hold one if it were empty.
+pub(crate) fn suits(node: &NodeInput, revision: &RevisionInput) -> bool {
+    node.memory_mib >= u64::from(revision.memory_mib)
+        && node.cpu_millis >= u64::from(revision.cpu_millis)
+}
+
 fn score(node: &NodeInput, revision: &RevisionInput) -> i64 {
     let mut score = 0;
     if node.images.contains(&revision.runtime) {

@@ -17,6 +17,8 @@ use crate::{
 /// An agent gets this long after a drain's deadline to do by itself what the deadline says.
 const DRAIN_SLACK_MS: u64 = 5_000;
 
+const LEAVING: &str = "its node is being drained";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
     pub id: InstanceId,
@@ -73,6 +75,7 @@ pub fn plan(input: &Input, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         fresh,
         nodes: input.nodes.clone(),
         taken: BTreeSet::new(),
+        unheard: input.nodes.values().any(|n| n.alive && !n.heard),
         plan: Plan::default(),
     };
     if !input.collecting {
@@ -89,6 +92,8 @@ struct Planner<'a> {
     nodes: BTreeMap<NodeId, NodeInput>,
     /// Drained by this plan.
     taken: BTreeSet<InstanceId>,
+    /// Some node that may run anything has not spoken yet.
+    unheard: bool,
     plan: Plan,
 }
 
@@ -105,6 +110,7 @@ impl<'a> Planner<'a> {
                     self.plan.lost.push(instance.id);
                 }
                 Phase::Draining { deadline } => {
+                    let deadline = self.hasten(instance, deadline);
                     let until = deadline.plus_millis(DRAIN_SLACK_MS);
                     if until <= self.input.now {
                         self.plan.stop.push(instance.id);
@@ -118,6 +124,7 @@ impl<'a> Planner<'a> {
                     .push(instance),
             }
         }
+        self.force_drains();
         for (id, function) in &self.input.functions {
             let live = by_function.remove(id).unwrap_or_default();
             self.function(*id, function, &live);
@@ -143,19 +150,31 @@ impl<'a> Planner<'a> {
                 .collect()
         };
         let current = of(serving.map(|s| s.id));
+        let (mut leaving, mut staying) = self.split(&current);
         let wanted = self.scale(id, function, &current);
-        if let Some(why) = function.may_not_run() {
-            // Also a newest revision that has not proved itself: it does so when it may.
+        if function.disabled {
+            // Also a newest revision that has not proved itself: it does so when it is enabled.
             for instance in live {
-                self.drain(instance, why);
+                self.drain(instance, "the function is disabled");
             }
             return;
         }
 
         if let Some(serving) = serving {
-            let missing = wanted.saturating_sub(count(&current));
-            self.start(id, serving, missing, ready(&current), count(&current));
-            self.drain_excess(&mut current.clone(), wanted, "more than the load needs");
+            let missing = wanted.saturating_sub(count(&staying));
+            if self.unheard {
+                // They may be where nobody has looked yet. What is parked does not wait for that:
+                // an activation starts instances elsewhere.
+                self.wait_for_unheard(id, missing);
+            } else {
+                self.start(id, serving, missing, ready(&current), count(&current));
+            }
+            self.drain_excess(&mut staying, wanted, "more than the load needs");
+            self.drain_excess(
+                &mut leaving,
+                wanted.saturating_sub(ready(&staying)),
+                LEAVING,
+            );
         }
         let mut former: Vec<_> = live
             .iter()
@@ -186,7 +205,7 @@ impl<'a> Planner<'a> {
         &mut self,
         id: FunctionId,
         function: &FunctionInput,
-        current: &[&InstanceInput],
+        current: &[&'a InstanceInput],
     ) -> u32 {
         let mut memory = function.scaled.clone();
         let (Some(serving), false) = (&function.serving, function.disabled) else {
@@ -205,13 +224,15 @@ impl<'a> Planner<'a> {
             self.plan.scaled.insert(id, memory);
             return 0;
         };
+        // Two that are one, since the one replaces the other, are not more capacity.
+        let (_, staying) = self.split(current);
         let scale = ScaleInput {
             now: self.input.now,
             config: &self.input.config.scaling,
             bounds: function.scale,
             concurrency: serving.concurrency,
-            ready: ready(current),
-            live: count(current),
+            ready: ready(current).min(memory.wanted.max(ready(&staying))),
+            live: count(current).min(memory.wanted.max(count(&staying))),
             demand: &function.demand,
         };
         if let Some(decision) = decide(&scale, &mut memory) {
@@ -247,9 +268,16 @@ impl<'a> Planner<'a> {
         let takes_over = function.serving.is_some();
         let proof = function.scale.min().max(1);
         let needed = if takes_over { proof.max(wanted) } else { proof };
+        let (mut leaving, staying) = self.split(own);
+        let ready_elsewhere = ready(&staying);
         let ready = ready(own);
         let target = if ready == 0 { proof } else { needed };
-        let missing = target.saturating_sub(count(own));
+        let missing = target.saturating_sub(count(&staying));
+        self.drain_excess(
+            &mut leaving,
+            target.saturating_sub(ready_elsewhere),
+            LEAVING,
+        );
         let short = self.start(id, revision, missing, ready, count(own));
 
         let patience = config.deploy_patience_ms;
@@ -335,7 +363,10 @@ impl<'a> Planner<'a> {
         keep: u32,
         reason: &'static str,
     ) {
-        instances.sort_by_key(|i| (i.phase != Phase::Ready, !i.busy, i.since, i.id));
+        instances.sort_by_key(|i| {
+            let away = self.is_leaving(i);
+            (away, i.phase != Phase::Ready, !i.busy, i.since, i.id)
+        });
         let keep = usize::try_from(keep).unwrap_or(usize::MAX);
         for instance in instances.iter().skip(keep) {
             self.drain(instance, reason);
@@ -347,12 +378,73 @@ impl<'a> Planner<'a> {
             let time = instance
                 .timeout_ms
                 .saturating_add(self.input.config.drain_grace_ms);
+            let deadline = self.input.now.plus_millis(time);
+            let forced_at = self.forced_at(instance);
             self.plan.drain.push(Drain {
                 id: instance.id,
                 function: instance.revision.function,
-                deadline: self.input.now.plus_millis(time),
+                deadline: forced_at.map_or(deadline, |at| deadline.min(at.max(self.input.now))),
                 reason,
             });
+        }
+    }
+
+    /// What is on nodes that drain, and the rest.
+    fn split(
+        &self,
+        instances: &[&'a InstanceInput],
+    ) -> (Vec<&'a InstanceInput>, Vec<&'a InstanceInput>) {
+        instances.iter().partition(|i| self.is_leaving(i))
+    }
+
+    fn is_leaving(&self, instance: &InstanceInput) -> bool {
+        let node = self.nodes.get(&instance.node);
+        node.is_some_and(|node| node.draining.is_some())
+    }
+
+    fn forced_at(&self, instance: &InstanceInput) -> Option<Timestamp> {
+        let node = self.nodes.get(&instance.node)?;
+        node.draining.and_then(|drain| drain.forced_at)
+    }
+
+    /// Nodes whose drain is forced by now: what is there goes, replaced or not.
+    fn force_drains(&mut self) {
+        for instance in &self.input.instances {
+            let node = self.nodes.get(&instance.node);
+            let Some(node) = node.filter(|node| node.alive) else {
+                continue;
+            };
+            if node.is_forced(self.input.now) && !instance.is_draining() {
+                self.drain(instance, LEAVING);
+            } else if let Some(at) = node.draining.and_then(|drain| drain.forced_at)
+                && at > self.input.now
+            {
+                self.wake(at);
+            }
+        }
+    }
+
+    /// A drain that began before its node's was forced ends with it.
+    fn hasten(&mut self, instance: &InstanceInput, deadline: Timestamp) -> Timestamp {
+        let now = self.input.now;
+        match self.forced_at(instance).map(|at| at.max(now)) {
+            Some(sooner) if sooner < deadline => {
+                self.plan.drain.push(Drain {
+                    id: instance.id,
+                    function: instance.revision.function,
+                    deadline: sooner,
+                    reason: LEAVING,
+                });
+                sooner
+            }
+            _ => deadline,
+        }
+    }
+
+    fn wait_for_unheard(&mut self, id: FunctionId, missing: u32) {
+        if missing > 0 {
+            let reason = "a node that may run it has not spoken to the new leader yet".to_owned();
+            self.plan.shortages.insert(id, Shortage { missing, reason });
         }
     }
 
@@ -366,6 +458,10 @@ impl<'a> Planner<'a> {
             BTreeMap::new();
         let mut leaving: BTreeMap<NodeId, u64> = BTreeMap::new();
         for instance in &self.input.instances {
+            // What its node's drain moves is moved already.
+            if self.is_leaving(instance) {
+                continue;
+            }
             if instance.is_draining() || self.taken.contains(&instance.id) {
                 *leaving.entry(instance.node).or_default() += u64::from(instance.memory_mib);
                 continue;

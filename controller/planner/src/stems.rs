@@ -6,7 +6,7 @@ use coracle_model::{NodeId, RuntimeName};
 
 use crate::input::{Input, NodeInput};
 
-/// Per node and runtime that any function uses that may run: the configured count, raised by the starts
+/// Per node and runtime that any enabled function uses: the configured count, raised by the starts
 /// of the last minute (a burst is met by stems only if they are there before it), lowered to the
 /// memory that stems may take. Only where the image is: a stem must never cause an image build.
 pub(crate) fn size(
@@ -17,7 +17,7 @@ pub(crate) fn size(
     let used: BTreeSet<&RuntimeName> = input
         .functions
         .values()
-        .filter(|function| function.may_not_run().is_none())
+        .filter(|function| !function.disabled)
         .flat_map(|f| {
             f.serving
                 .iter()
@@ -28,7 +28,12 @@ pub(crate) fn size(
     let takers = nodes.values().filter(|n| n.alive && n.schedulable).count();
     let share = u32::try_from(takers).unwrap_or(u32::MAX).max(1);
     let mut all = BTreeMap::new();
-    for (id, node) in nodes.iter().filter(|(_, n)| n.alive && n.schedulable) {
+    for (id, node) in nodes.iter().filter(|(_, n)| n.alive && n.heard) {
+        if !node.schedulable {
+            // A node that takes nothing new has no use for any, and one that drains is to be empty.
+            all.insert(*id, BTreeMap::new());
+            continue;
+        }
         let budget = node.free_memory_mib() * u64::from(config.memory_percent)
             / 100
             / u64::from(config.memory_mib.max(1));
@@ -91,6 +96,13 @@ mod tests {
         large.memory_mib = 100_000;
         assert_eq!(sized(large.clone(), 20), python(20));
         assert_eq!(sized(large, 900), python(32));
+    }
+
+    #[test]
+    fn a_node_that_is_closed_lets_its_stems_go() {
+        let mut closed = node("a");
+        closed.schedulable = false;
+        assert_eq!(sized(closed, 9), []);
     }
 
     #[test]

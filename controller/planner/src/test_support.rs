@@ -36,7 +36,10 @@ pub(crate) fn node(name: &str) -> NodeInput {
         images: BTreeSet::from(["python3.11".parse().unwrap()]),
         recent: BTreeSet::new(),
         functions: BTreeMap::new(),
+        labels: BTreeMap::new(),
         schedulable: true,
+        draining: None,
+        heard: true,
         alive: true,
         reachable: true,
     }

@@ -3,19 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_base::Shutdown;
-use coracle_model::{BuildId, NodeId, RevisionId};
+use coracle_model::{BuildId, NodeId, Refusal, RevisionId};
 use coracle_proto::{
     ConvertError, Wire as _, required,
     v1::{self, agent_message::Body},
 };
+use coracle_state::{Body as State, RegisterNode};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::not_leader;
+use super::{not_leader, write_failed};
 use crate::{
-    core::{Core, chain},
-    leader::{builds, desk::NotLeading, reports::Report},
+    core::{Core, chain, fresh_write},
+    leader::{builds, desk::NotLeading, nodes::NotAdmitted, reports::Report},
 };
 
 /// Orders on their way to one agent. An agent that lets this many pile up is cut, and gets a
@@ -47,8 +48,13 @@ impl v1::agents_server::Agents for Agents {
         };
         let report = Report::try_from(hello)?;
         let node = report.node.id;
-        let (sender, orders) = mpsc::channel(ORDERS);
         let name = report.node.name.clone();
+        if let Some(register) = self.core.admit(&report).map_err(not_admitted)? {
+            let replaces = register.replaces;
+            self.register(register).await?;
+            tracing::info!(%node, name, ?replaces, "node registered");
+        }
+        let (sender, orders) = mpsc::channel(ORDERS);
         let session = self
             .core
             .hello(self.core.now(), report, sender)
@@ -69,6 +75,34 @@ impl v1::agents_server::Agents for Agents {
             conversation.core.goodbye(node, session);
         });
         Ok(Response::new(ReceiverStream::new(orders)))
+    }
+}
+
+impl Agents {
+    /// Durable before the agent is told anything: a later leader must know whom to wait for.
+    async fn register(&self, register: RegisterNode) -> Result<(), Status> {
+        let write = self
+            .core
+            .write(fresh_write(), State::RegisterNode(register));
+        match write.await {
+            Ok(()) => Ok(()),
+            // Its situation changed since it was looked at; the agent comes again.
+            Err(error) => match write_failed(error)? {
+                Refusal::AlreadyExists(text) => Err(Status::already_exists(text)),
+                refusal => Err(Status::permission_denied(refusal.to_string())),
+            },
+        }
+    }
+}
+
+fn not_admitted(error: NotAdmitted) -> Status {
+    tracing::warn!(%error, "an agent was turned away");
+    match error {
+        NotAdmitted::Removed(_) => Status::permission_denied(error.to_string()),
+        NotAdmitted::NameTaken { .. } => Status::already_exists(error.to_string()),
+        NotAdmitted::NameHeld { .. } => Status::unavailable(error.to_string()),
+        NotAdmitted::Invalid(_) => Status::invalid_argument(error.to_string()),
+        NotAdmitted::Deposed => not_leader(None),
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use coracle_base::Shutdown;
 use coracle_model::{
-    Digest, FunctionRef, Invalid, NamespaceName, Operation, ProjectId, Refusal, Source, TaskId,
-    TokenId, WriteId, node::Resources,
+    Digest, FunctionRef, Invalid, NamespaceName, NodeId, Operation, ProjectId, Refusal, Source,
+    TaskId, TokenId, WriteId,
 };
 use coracle_proto::{Wire as _, required, v1};
 use coracle_state::{Body, FunctionRecord, View};
@@ -54,7 +54,7 @@ impl Management {
             _ => {}
         }
         for (field, digest) in named {
-            if !self.core.artifacts.hold(digest).await.unwrap_or(false) {
+            if !self.core.artifacts.contains(digest).await {
                 let reason = format!("artifact {digest} was not uploaded");
                 return Err(Invalid::new(field, reason).into());
             }
@@ -243,25 +243,45 @@ impl v1::management_server::Management for Management {
         Ok(Response::new(v1::ListTasksResponse { tasks }))
     }
 
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Answer<v1::ListNodesResponse> {
         self.core.require_leader()?;
-        let memory = self.core.memory();
-        let small = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
-        let nodes = memory.nodes.iter().map(|(id, entry)| {
-            let input = memory.inputs.get(id);
-            let used = input.map_or_else(Resources::default, |input| Resources {
-                memory_mib: small(input.used_memory_mib),
-                cpu_millis: small(input.used_cpu_millis),
-            });
-            v1::NodeView {
-                node: Some(entry.node.clone().into()),
-                used: Some(used.into()),
-                instances: small(entry.instances.len() as u64),
-                alive: input.is_some_and(|input| input.alive),
-            }
-        });
+        let only = Option::<NodeId>::from_wire("node", request.into_inner().node)?;
+        let view = self.core.view();
+        let nodes = self.core.memory().node_views(&view, only);
         Ok(Response::new(v1::ListNodesResponse {
-            nodes: nodes.collect(),
+            nodes: nodes.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn change_node(
+        &self,
+        request: Request<v1::ChangeNodeRequest>,
+    ) -> Answer<v1::WriteResponse> {
+        let request = request.into_inner();
+        let id = WriteId::from_wire("write_id", request.write_id)?;
+        let node = NodeId::from_wire("node", request.node)?;
+        let change = required("change", request.change)?;
+        let view = self.fresh().await?;
+        self.core.require_leader()?;
+        let body = self.core.memory().check_change(&view, node, change);
+        let refusal = match body {
+            Err(refusal) => Some(refusal),
+            Ok(body) => match self.core.write(id, body).await {
+                Ok(()) => None,
+                Err(error) => Some(write_failed(error)?),
+            },
+        };
+        if refusal.is_none() {
+            // Nothing new goes to a node from the moment on in which its closing is answered.
+            let (now, view) = (self.core.now(), self.core.view());
+            self.core.memory().follow_nodes(now, &view);
+            self.core.wake();
+        }
+        Ok(Response::new(v1::WriteResponse {
+            refusal: refusal.map(Into::into),
         }))
     }
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use coracle_model::{FunctionId, InstanceId, NodeId, Timestamp};
 use coracle_planner::{BackoffConfig, DemandSample, GatewayId, PlannerConfig};
 use coracle_proto::v1;
-use coracle_state::View;
+use coracle_state::{RegisterNode, View};
 use tokio::sync::{Notify, watch};
 
 use super::{
     activate::{Activation, Answer, activate},
     memory::{Memory, Overcommit, SessionSender},
+    nodes::NotAdmitted,
     reports::Report,
     routes,
 };
@@ -81,6 +82,13 @@ impl Desk {
         self.routes_wake.notify_one();
         self.plan_wake.notify_one();
         self.build_wake.notify_one();
+    }
+
+    /// Whether an agent may have a session, and what has to be written before its hello is taken.
+    pub(crate) fn admit(&self, report: &Report) -> Result<Option<RegisterNode>, NotAdmitted> {
+        let memory = self.memory();
+        // Read under the lock, so that it is not older than what the memory follows.
+        memory.admit(&self.view(), report)
     }
 
     /// An agent's first word. Its snapshot goes into `sender`; returns the session's number, or

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use coracle_model::{
-    BuildId, BuildOutput, ExitReason, FunctionId, InstanceId, InstanceSpec, NodeId, RevisionId,
-    RuntimeName, Stamp, Timestamp, WriteId,
-    node::Node,
-    query::{Decision, ExitRecord},
+    BuildId, BuildOutput, ExitReason, FunctionId, InstanceId, InstanceSpec, InstanceState, NodeId,
+    RevisionId, RuntimeName, Stamp, Timestamp, WriteId,
+    node::{Node, NodeDrain},
+    query::{Decision, ExitRecord, InstanceView},
 };
 use coracle_planner::{BackoffConfig, Demand, Failures, NodeInput, Phase, ScaleMemory};
 use coracle_proto::{Wire as _, v1};
@@ -44,10 +44,18 @@ pub(crate) struct NodeEntry {
     pub(crate) session: Option<Session>,
     /// Of the last order to it; goes on over sessions, so that an older session's order is older.
     pub(crate) sequence: u64,
+    /// It has spoken to this leader.
+    pub(crate) heard: bool,
+    /// When it last spoke; before that, when this leader began to listen.
     pub(crate) heard_at: Timestamp,
-    pub(crate) disconnected_at: Option<Timestamp>,
+    /// Instances that its last report holds and that have not ended.
+    pub(crate) running: u32,
     pub(crate) stems: BTreeMap<RuntimeName, u32>,
     pub(crate) instances: BTreeSet<InstanceId>,
+    /// There is a record of it in the replicated state, and what that says.
+    pub(crate) registered: bool,
+    pub(crate) cordoned: bool,
+    pub(crate) draining: Option<NodeDrain>,
 }
 
 #[derive(Debug)]
@@ -68,6 +76,21 @@ pub(crate) struct Instance {
 impl Instance {
     pub(crate) fn is_draining(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. })
+    }
+
+    pub(crate) fn view(&self, id: InstanceId) -> InstanceView {
+        InstanceView {
+            id,
+            revision: self.spec.revision,
+            node: self.node,
+            state: match self.phase {
+                Phase::Starting => InstanceState::Starting,
+                Phase::Ready => InstanceState::Ready,
+                Phase::Draining { .. } => InstanceState::Draining,
+            },
+            since: self.since,
+            placement: self.placement.clone(),
+        }
     }
 
     pub(crate) fn desired(&self) -> v1::DesiredInstance {
@@ -155,6 +178,10 @@ pub(crate) struct Memory {
     pub(crate) builds: BTreeMap<RevisionId, Build>,
     pub(crate) activations: super::activate::Seen,
     starts: VecDeque<(Timestamp, RuntimeName)>,
+    /// Nodes that were registered when the term began.
+    pub(crate) registered: usize,
+    /// When the nodes' silence was last looked at.
+    pub(crate) watched_at: Timestamp,
     /// Functions whose routes may differ from what gateways were told.
     pub(crate) dirty: BTreeSet<FunctionId>,
     /// Node addresses may differ too.
@@ -185,6 +212,8 @@ impl Memory {
             builds: BTreeMap::new(),
             activations: super::activate::Seen::default(),
             starts: VecDeque::new(),
+            registered: 0,
+            watched_at: Timestamp::default(),
             dirty: BTreeSet::new(),
             nodes_dirty: false,
             next_session: 0,
@@ -311,6 +340,19 @@ impl Memory {
         self.touched(function);
     }
 
+    /// What drains already is to be gone sooner.
+    pub(crate) fn hasten(&mut self, id: InstanceId, sooner: Timestamp) {
+        if let Some(Instance {
+            phase: Phase::Draining { deadline },
+            ..
+        }) = self.instances.get_mut(&id)
+            && sooner < *deadline
+        {
+            *deadline = sooner;
+            self.order_instance(id);
+        }
+    }
+
     /// Off the books and off its node's assignment.
     pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Instance> {
         let instance = self.instances.remove(&id)?;
@@ -338,7 +380,6 @@ impl Memory {
             return;
         };
         let answered = instance.ready_at.map_or(0, |at| now.since(at));
-        let well = answered.saturating_sub(last_request_ms(&instance.spec, &reason));
         // What ends while it drains was told to, whatever it says on its way out.
         let reason = if instance.is_draining() {
             ExitReason::Stopped
@@ -351,7 +392,7 @@ impl Memory {
         metrics::exited(exit_kind(&reason));
         let revision = instance.spec.revision;
         let before = self.failures.get(&revision);
-        let after = Failures::after(before, &self.backoff, now, &reason, well);
+        let after = Failures::after(before, &self.backoff, now, &reason, answered);
         if let Some(failures) = after {
             self.failures.insert(revision, failures);
         }
@@ -386,7 +427,13 @@ impl Memory {
 
     /// What the node said of itself, with the books as they are.
     pub(crate) fn describe_node(&mut self, node: &Node) {
-        let said = node_input(node, self.overcommit);
+        let mut said = node_input(node, self.overcommit);
+        if let Some(entry) = self.nodes.get(&node.id) {
+            said.schedulable = node.schedulable && !entry.cordoned;
+            said.draining = entry.drain_input();
+            said.heard = entry.heard;
+            said.reachable = entry.heard;
+        }
         match self.inputs.get_mut(&node.id) {
             None => {
                 self.inputs.insert(node.id, said);
@@ -431,17 +478,6 @@ impl Memory {
     }
 }
 
-/// How long before an instance's end the request began that ended it, where that is known: one that
-/// ran past its timeout, beside which others may have had as long again to finish.
-fn last_request_ms(spec: &InstanceSpec, reason: &ExitReason) -> u64 {
-    let timeouts = match reason {
-        ExitReason::TimedOut if spec.concurrency.get() > 1 => 2,
-        ExitReason::TimedOut => 1,
-        _ => 0,
-    };
-    u64::from(spec.timeout.secs()) * 1_000 * timeouts
-}
-
 fn node_input(node: &Node, overcommit: Overcommit) -> NodeInput {
     let promised = |amount: u32, percent: u32| u64::from(amount) * u64::from(percent) / 100;
     NodeInput {
@@ -454,7 +490,10 @@ fn node_input(node: &Node, overcommit: Overcommit) -> NodeInput {
         images: node.images.iter().cloned().collect(),
         recent: BTreeSet::new(),
         functions: BTreeMap::new(),
+        labels: node.labels.clone(),
         schedulable: node.schedulable,
+        draining: None,
+        heard: true,
         alive: true,
         reachable: true,
     }

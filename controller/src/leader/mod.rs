@@ -8,6 +8,10 @@ pub(crate) mod builds;
 pub(crate) mod desk;
 mod gc;
 pub(crate) mod memory;
+#[cfg(test)]
+mod node_tests;
+pub(crate) mod nodes;
+pub(crate) mod operate;
 mod orders;
 pub(crate) mod plan;
 pub(crate) mod reports;

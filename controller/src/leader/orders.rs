@@ -78,7 +78,6 @@ impl Memory {
             return;
         };
         entry.session = None;
-        entry.disconnected_at.get_or_insert(entry.heard_at);
         if let Some(input) = self.inputs.get_mut(&node) {
             input.reachable = false;
         }

@@ -16,7 +16,6 @@ use super::{
     routes, spec,
 };
 use crate::{
-    config::LeaderConfig,
     core::{Core, fresh_instance},
     metrics,
 };
@@ -84,11 +83,12 @@ pub(crate) fn decide(desk: &Desk, now: Timestamp, fresh: &mut dyn FnMut() -> Ins
                 due: desk.config.tick,
             };
         }
-        if collect(&mut memory, &desk.config, now) {
+        memory.watch_nodes(&desk.config, now);
+        let view = desk.view();
+        memory.follow_nodes(now, &view);
+        if memory.collect(&desk.config, now) {
             routes::begin(desk, &mut memory, now);
         }
-        watch_nodes(&mut memory, &desk.config, now);
-        let view = desk.view();
         memory.prune(now, &view);
         follow_deploys(&mut memory, &view, now);
         let input = input(&mut memory, &view, &desk.planner, now);
@@ -135,59 +135,13 @@ pub(crate) fn decide(desk: &Desk, now: Timestamp, fresh: &mut dyn FnMut() -> Ins
     }
 }
 
-/// Ends the collection once the agents had their time. True when it did so just now.
-fn collect(memory: &mut Memory, config: &LeaderConfig, now: Timestamp) -> bool {
-    let Leadership::Collecting { since, heard } = memory.leadership else {
-        return false;
-    };
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let settled = heard.is_some_and(|at| now.since(at) >= millis(config.collect_settle));
-    if !settled && now.since(since) < millis(config.collect_deadline) {
-        return false;
-    }
-    tracing::info!(
-        nodes = memory.nodes.len(),
-        instances = memory.instances.len(),
-        "agents were heard; planning"
-    );
-    memory.leadership = Leadership::Leading;
-    true
-}
-
-/// A node without a session is alive until its grace period is over, and forgotten a while after.
-fn watch_nodes(memory: &mut Memory, config: &LeaderConfig, now: Timestamp) {
-    let grace = u64::try_from(config.node_grace.as_millis()).unwrap_or(u64::MAX);
-    let mut forgotten = Vec::new();
-    for (id, entry) in &memory.nodes {
-        let silent = match entry.disconnected_at {
-            Some(at) if entry.session.is_none() => now.since(at.max(entry.heard_at)),
-            _ => 0,
-        };
-        let alive = silent < grace;
-        if let Some(input) = memory.inputs.get_mut(id)
-            && input.alive != alive
-        {
-            tracing::warn!(node = %id, name = entry.node.name, silent_ms = silent, alive, "node");
-            input.alive = alive;
-        }
-        if silent > grace.saturating_mul(20) && entry.instances.is_empty() {
-            forgotten.push(*id);
-        }
-    }
-    for id in forgotten {
-        memory.nodes.remove(&id);
-        memory.inputs.remove(&id);
-        memory.nodes_dirty = true;
-    }
-}
-
 /// Since when each revision has been proving itself.
 fn follow_deploys(memory: &mut Memory, view: &View, now: Timestamp) {
     for revision in view.unsettled().filter(|r| r.stage == Stage::Deploying) {
-        let rests = view
+        let disabled = view
             .function(revision.id.function)
-            .is_some_and(|f| !f.function.may_run());
-        if rests {
+            .is_some_and(|f| f.function.disabled);
+        if disabled {
             memory.deploys.remove(&revision.id);
         } else if !memory.deploys.contains_key(&revision.id) {
             let ready = memory.counts(revision.id).0 > 0;
@@ -200,7 +154,12 @@ fn follow_deploys(memory: &mut Memory, view: &View, now: Timestamp) {
     }
 }
 
-fn input(memory: &mut Memory, view: &View, config: &PlannerConfig, now: Timestamp) -> Input {
+pub(super) fn input(
+    memory: &mut Memory,
+    view: &View,
+    config: &PlannerConfig,
+    now: Timestamp,
+) -> Input {
     let recent_starts = memory.recent_starts(now);
     let functions = view
         .functions()
@@ -288,6 +247,7 @@ fn carry_out(
     for drain in plan.drain.iter().filter(|drain| fits(drain.function)) {
         tracing::info!(instance = %drain.id, reason = drain.reason, "draining");
         memory.drain(now, drain.id, drain.deadline);
+        memory.hasten(drain.id, drain.deadline);
     }
     for start in plan
         .start

@@ -75,21 +75,35 @@ impl Memory {
         let id = report.node.id;
         let number = self.next_session();
         let known = self.nodes.remove(&id);
+        let is_new = known.as_ref().is_none_or(|entry| !entry.heard);
         let entry = match known {
             Some(entry) => NodeEntry {
                 session: None,
-                disconnected_at: None,
+                heard: true,
                 ..entry
             },
             None => NodeEntry {
                 node: report.node.clone(),
                 session: None,
                 sequence: 0,
+                heard: true,
                 heard_at: now,
-                disconnected_at: None,
+                running: 0,
                 stems: Default::default(),
                 instances: BTreeSet::new(),
+                registered: false,
+                cordoned: false,
+                draining: None,
             },
+        };
+        let entry = match view.node(id) {
+            Some(record) => NodeEntry {
+                registered: true,
+                cordoned: !record.takes_instances(),
+                draining: record.draining,
+                ..entry
+            },
+            None => entry,
         };
         // A node that was forgotten may have accepted more in this term than we remember sending.
         let accepted = report.accepted;
@@ -102,7 +116,7 @@ impl Memory {
         self.nodes.insert(id, entry);
         self.nodes_dirty = true;
         self.describe_node(&report.node);
-        self.adopt(now, view, drain_grace_ms, &report);
+        self.adopt(now, view, drain_grace_ms, &report, is_new);
         self.observe(now, report);
 
         let snapshot = self.assignment(id)?;
@@ -127,6 +141,11 @@ impl Memory {
         self.nodes_dirty |= entry.node.address != report.node.address;
         entry.node = report.node;
         entry.heard_at = now;
+        let running = report
+            .instances
+            .iter()
+            .filter(|i| !matches!(i.state, InstanceState::Exited(_)));
+        entry.running = u32::try_from(running.count()).unwrap_or(u32::MAX);
         let expected = entry.instances.clone();
 
         for observed in report.instances {
@@ -185,7 +204,16 @@ impl Memory {
 
     /// Instances that run, that this leader does not know, and whose revision lives: kept as if it
     /// had ordered them. All others are absent from the snapshot that follows, and so they go.
-    fn adopt(&mut self, now: Timestamp, view: &View, drain_grace_ms: u64, report: &Report) {
+    /// `is_new`: this leader hears the node for the first time. What a node brings back after it was
+    /// lost has been replaced meanwhile; that it is there is no reason to want more.
+    fn adopt(
+        &mut self,
+        now: Timestamp,
+        view: &View,
+        drain_grace_ms: u64,
+        report: &Report,
+        is_new: bool,
+    ) {
         let node = report.node.id;
         for observed in &report.instances {
             let phase = match observed.state {
@@ -226,11 +254,10 @@ impl Memory {
             let (_, live) = self.counts(revision);
             let function = self.function(revision.function);
             function.demand.touch(now);
-            if view
+            let serving = view
                 .function(revision.function)
-                .and_then(|f| f.function.serving)
-                == Some(revision)
-            {
+                .and_then(|f| f.function.serving);
+            if serving == Some(revision) && is_new {
                 function.scaled.hold(now, live);
             }
             self.touched(revision.function);

@@ -67,6 +67,7 @@ pub(crate) fn take_over(desk: &Desk, term: u64, now: Timestamp) {
             heard: None,
         },
     );
+    memory.expect_nodes(now, &view);
     let functions = view.functions().count();
     tracing::info!(term, incarnation, functions, "leading; waiting for agents");
     // Of an earlier term. The new one's begins once the agents were heard.

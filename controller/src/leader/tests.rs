@@ -20,18 +20,23 @@ use super::{
     reports::Report,
 };
 
-const NOW: Timestamp = Timestamp(1_000_000);
-const FUNCTION: FunctionId = FunctionId(Uuid::from_u128(9));
-const REVISION: RevisionId = RevisionId {
+pub(super) const NOW: Timestamp = Timestamp(1_000_000);
+pub(super) const FUNCTION: FunctionId = FunctionId(Uuid::from_u128(9));
+pub(super) const REVISION: RevisionId = RevisionId {
     function: FUNCTION,
     number: 1,
 };
 const NODE: u128 = 1;
 
-type Orders = mpsc::Receiver<Result<v1::ControllerMessage, Status>>;
+pub(super) type Orders = mpsc::Receiver<Result<v1::ControllerMessage, Status>>;
 
 /// One function that serves, at most three instances.
-fn view() -> View {
+pub(super) fn view() -> View {
+    view_with(Vec::new())
+}
+
+/// The same after these commands.
+pub(super) fn view_with(more: Vec<Body>) -> View {
     let mut state = State::new();
     let mut at = 0;
     let mut apply = |body| {
@@ -96,10 +101,13 @@ fn view() -> View {
         output,
     });
     apply(Body::Promote { revision: REVISION });
+    for body in more {
+        apply(body);
+    }
     state.view()
 }
 
-fn memory() -> Memory {
+pub(super) fn memory() -> Memory {
     let overcommit = Overcommit {
         cpu_percent: 100,
         memory_percent: 100,
@@ -109,7 +117,7 @@ fn memory() -> Memory {
     memory
 }
 
-fn report(instances: &[(u128, InstanceState)], accepted: u64) -> Report {
+pub(super) fn report(instances: &[(u128, InstanceState)], accepted: u64) -> Report {
     let instances = instances.iter().map(|(id, state)| v1::ObservedInstance {
         id: InstanceId(Uuid::from_u128(*id)).to_wire(),
         revision: Some(REVISION.into()),
@@ -141,14 +149,19 @@ fn report(instances: &[(u128, InstanceState)], accepted: u64) -> Report {
     wire.try_into().unwrap()
 }
 
-fn connect(memory: &mut Memory, view: &View, report: Report, depth: usize) -> Orders {
+pub(super) fn connect(memory: &mut Memory, view: &View, report: Report, depth: usize) -> Orders {
     let (sender, mut orders) = mpsc::channel(depth);
     memory.hello(NOW, view, 0, report, sender).unwrap();
     assert!(orders.try_recv().is_ok(), "the snapshot");
     orders
 }
 
-fn ask(memory: &mut Memory, view: &View, id: u128, parked: u32) -> super::activate::Answer {
+pub(super) fn ask(
+    memory: &mut Memory,
+    view: &View,
+    id: u128,
+    parked: u32,
+) -> super::activate::Answer {
     let activation = Activation {
         id: ActivationId(Uuid::from_u128(id)),
         gateway: GatewayId([1; 16]),
@@ -170,7 +183,7 @@ fn ask(memory: &mut Memory, view: &View, id: u128, parked: u32) -> super::activa
     )
 }
 
-fn node() -> NodeId {
+pub(super) fn node() -> NodeId {
     NodeId(Uuid::from_u128(NODE))
 }
 

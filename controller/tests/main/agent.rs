@@ -32,6 +32,7 @@ pub struct Script {
     /// The end of builds: an output from an upload, or a reason.
     pub build: Result<(), String>,
     pub memory_mib: u32,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Default for Script {
@@ -40,6 +41,7 @@ impl Default for Script {
             launch: InstanceState::Ready,
             build: Ok(()),
             memory_mib: 4_096,
+            labels: BTreeMap::new(),
         }
     }
 }
@@ -54,6 +56,8 @@ pub struct Instance {
 #[derive(Debug, Default)]
 struct Seen {
     script: Script,
+    id: u128,
+    name: String,
     instances: BTreeMap<InstanceId, Instance>,
     stems: BTreeMap<String, u32>,
     accepted: Stamp,
@@ -85,7 +89,34 @@ impl Session {
 
 impl Agent {
     pub fn new() -> Self {
-        Self::default()
+        Self::numbered(1)
+    }
+
+    /// `node-<n>`, with that id.
+    pub fn numbered(n: u128) -> Self {
+        Self::named(n, &format!("node-{n}"))
+    }
+
+    pub fn named(id: u128, name: &str) -> Self {
+        Self(Arc::new(Mutex::new(Seen {
+            id,
+            name: name.to_owned(),
+            ..Seen::default()
+        })))
+    }
+
+    pub fn id(&self) -> NodeId {
+        NodeId(Uuid::from_u128(self.0.lock().unwrap().id))
+    }
+
+    /// What the controller says to a hello that it does not take.
+    pub async fn refused(&self, channel: &Channel) -> tonic::Status {
+        let (sender, messages) = mpsc::channel(4);
+        let hello = message(Body::Hello(self.report(1)));
+        sender.send(hello).await.unwrap();
+        let mut client = AgentsClient::new(channel.clone());
+        let opened = client.session(ReceiverStream::new(messages)).await;
+        opened.map(|_| ()).expect_err("the hello was taken")
     }
 
     pub fn script(&self, change: impl FnOnce(&mut Script)) {
@@ -174,10 +205,10 @@ impl Agent {
                 concurrency: 1,
             });
         let node = Node {
-            id: NodeId(Uuid::from_u128(1)),
-            name: "node-1".into(),
+            id: NodeId(Uuid::from_u128(seen.id)),
+            name: seen.name.clone(),
             version: "0".into(),
-            labels: BTreeMap::new(),
+            labels: seen.script.labels.clone(),
             allocatable: Resources {
                 memory_mib: seen.script.memory_mib,
                 cpu_millis: 2_000,

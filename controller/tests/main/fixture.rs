@@ -8,10 +8,11 @@ use coracle_controller::{
 };
 use coracle_model::{
     Concurrency, Convention, Digest, FunctionId, FunctionRef, Handler, Memory, MilliCpu, Network,
-    Operation, ProjectId, Revision, RevisionSettings, ScaleBounds, SecretHash, Source, TaskId,
-    Timeout, Timestamp, Token, TokenId, TokenRole, WriteId,
+    NodeId, Operation, ProjectId, Revision, RevisionSettings, ScaleBounds, SecretHash, Source,
+    TaskId, Timeout, Timestamp, Token, TokenId, TokenRole, WriteId,
+    node::{NodeChange, NodeState},
     operation::{CreateFunction, SettingsPatch, UpdateFunction},
-    query::FunctionView,
+    query::{FunctionView, NodeView},
 };
 use coracle_proto::{
     Wire as _,
@@ -33,7 +34,6 @@ pub struct Server {
 /// Windows and paces of fractions of a second.
 pub fn config(dir: &std::path::Path, bus: &MemoryBus) -> Config {
     Config {
-        artifact_store: coracle_controller::artifacts::StoreUrl::Own,
         data_dir: dir.to_owned(),
         cluster_id: "0badcafe".into(),
         member: 1,
@@ -457,4 +457,47 @@ pub fn delete(name: &str) -> (Operation, TaskId) {
         },
         task,
     )
+}
+
+impl Server {
+    pub async fn nodes(&self) -> Vec<NodeView> {
+        let request = v1::ListNodesRequest { node: None };
+        let answer = self.management().list_nodes(request).await.unwrap();
+        let nodes = answer.into_inner().nodes;
+        nodes.into_iter().map(|n| n.try_into().unwrap()).collect()
+    }
+
+    pub async fn node(&self, id: NodeId) -> Option<NodeView> {
+        self.nodes()
+            .await
+            .into_iter()
+            .find(|node| node.node.id == id)
+    }
+
+    /// Waits until the node stands so.
+    pub async fn stands(&self, id: NodeId, state: NodeState) -> NodeView {
+        wait(state.as_str(), || async {
+            let node = self.node(id).await;
+            match node {
+                Some(node) if node.state == state => Ok(node),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
+    pub async fn change_node(
+        &self,
+        write: WriteId,
+        node: NodeId,
+        change: NodeChange,
+    ) -> Option<v1::Refusal> {
+        let request = v1::ChangeNodeRequest {
+            write_id: write.to_wire(),
+            node: node.to_wire(),
+            change: Some(change.into()),
+        };
+        let answer = self.management().change_node(request).await.unwrap();
+        answer.into_inner().refusal
+    }
 }

@@ -58,7 +58,7 @@ async fn a_function_is_built_deployed_and_routed() {
 
     let nodes = server
         .management()
-        .list_nodes(v1::ListNodesRequest {})
+        .list_nodes(v1::ListNodesRequest { node: None })
         .await
         .unwrap();
     let node = &nodes.into_inner().nodes[0];

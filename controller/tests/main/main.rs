@@ -9,5 +9,6 @@
 mod agent;
 mod fixture;
 mod lifecycle;
+mod nodes;
 mod restart;
 mod running;

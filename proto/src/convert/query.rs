@@ -2,10 +2,14 @@
 
 use coracle_model::{
     Timestamp,
-    query::{Decision, ExitRecord, FunctionRuntimeView, FunctionView, InstanceView},
+    node::{NodeChange, NodeState},
+    query::{
+        Decision, ExitRecord, FunctionRuntimeView, FunctionView, InstanceView, NodeInstance,
+        NodeView,
+    },
 };
 
-use super::{ConvertError, Wire, each, optional, required};
+use super::{ConvertError, Wire, each, enumeration, optional, required, unspecified};
 use crate::v1;
 
 impl From<FunctionView> for v1::FunctionView {
@@ -117,12 +121,139 @@ impl TryFrom<v1::ExitRecord> for ExitRecord {
     }
 }
 
+impl From<NodeInstance> for v1::NodeInstance {
+    fn from(value: NodeInstance) -> Self {
+        Self {
+            instance: Some(value.instance.into()),
+            project: value.project,
+            namespace: value.namespace,
+            function: value.function,
+        }
+    }
+}
+
+impl TryFrom<v1::NodeInstance> for NodeInstance {
+    type Error = ConvertError;
+    fn try_from(value: v1::NodeInstance) -> Result<Self, ConvertError> {
+        Ok(Self {
+            instance: required("instance", value.instance)?,
+            project: value.project,
+            namespace: value.namespace,
+            function: value.function,
+        })
+    }
+}
+
+impl From<NodeView> for v1::NodeView {
+    fn from(value: NodeView) -> Self {
+        Self {
+            alive: value.state != NodeState::Lost,
+            node: Some(value.node.into()),
+            used: Some(value.used.into()),
+            instances: value.instances,
+            state: v1::node_view::State::from(value.state).into(),
+            cordoned: value.cordoned,
+            draining: value.draining.map(Into::into),
+            running: value.running,
+            builds: value.builds,
+            heard_at: value.heard_at.map(Timestamp::millis),
+            joined_at: value.joined_at.map(Timestamp::millis),
+            waiting: value.waiting,
+            placed: value.placed.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::NodeView> for NodeView {
+    type Error = ConvertError;
+    fn try_from(value: v1::NodeView) -> Result<Self, ConvertError> {
+        Ok(Self {
+            node: required("node", value.node)?,
+            state: enumeration::<v1::node_view::State, _>("state", value.state)?,
+            cordoned: value.cordoned,
+            draining: optional("draining", value.draining)?,
+            used: required("used", value.used)?,
+            instances: value.instances,
+            running: value.running,
+            builds: value.builds,
+            heard_at: value.heard_at.map(Timestamp),
+            joined_at: value.joined_at.map(Timestamp),
+            waiting: value.waiting,
+            placed: each("placed", value.placed)?,
+        })
+    }
+}
+
+impl From<NodeState> for v1::node_view::State {
+    fn from(value: NodeState) -> Self {
+        match value {
+            NodeState::Ready => Self::Ready,
+            NodeState::Cordoned => Self::Cordoned,
+            NodeState::Draining => Self::Draining,
+            NodeState::Drained => Self::Drained,
+            NodeState::Silent => Self::Silent,
+            NodeState::Lost => Self::Lost,
+        }
+    }
+}
+
+impl TryFrom<v1::node_view::State> for NodeState {
+    type Error = ConvertError;
+    fn try_from(value: v1::node_view::State) -> Result<Self, ConvertError> {
+        use v1::node_view::State as Wired;
+        Ok(match value {
+            Wired::Unspecified => return Err(unspecified()),
+            Wired::Ready => Self::Ready,
+            Wired::Cordoned => Self::Cordoned,
+            Wired::Draining => Self::Draining,
+            Wired::Drained => Self::Drained,
+            Wired::Silent => Self::Silent,
+            Wired::Lost => Self::Lost,
+        })
+    }
+}
+
+impl From<NodeChange> for v1::change_node_request::Change {
+    fn from(value: NodeChange) -> Self {
+        use v1::change_node_request::{Drain, Nothing, Remove};
+        match value {
+            NodeChange::Cordon => Self::Cordon(Nothing {}),
+            NodeChange::Uncordon => Self::Uncordon(Nothing {}),
+            NodeChange::Drain { deadline, force } => Self::Drain(Drain {
+                deadline: deadline.map(Timestamp::millis),
+                force,
+            }),
+            NodeChange::Remove { force } => Self::Remove(Remove { force }),
+        }
+    }
+}
+
+impl TryFrom<v1::change_node_request::Change> for NodeChange {
+    type Error = ConvertError;
+    /// Never fails today.
+    fn try_from(value: v1::change_node_request::Change) -> Result<Self, ConvertError> {
+        use v1::change_node_request::Change;
+        Ok(match value {
+            Change::Cordon(_) => Self::Cordon,
+            Change::Uncordon(_) => Self::Uncordon,
+            Change::Drain(drain) => Self::Drain {
+                deadline: drain.deadline.map(Timestamp),
+                force: drain.force,
+            },
+            Change::Remove(remove) => Self::Remove {
+                force: remove.force,
+            },
+        })
+    }
+}
+
 impl From<FunctionRuntimeView> for v1::DescribeFunctionResponse {
     fn from(value: FunctionRuntimeView) -> Self {
         Self {
             instances: value.instances.into_iter().map(Into::into).collect(),
             decisions: value.decisions.into_iter().map(Into::into).collect(),
             exits: value.exits.into_iter().map(Into::into).collect(),
+            shortage: value.shortage,
         }
     }
 }
@@ -134,6 +265,7 @@ impl TryFrom<v1::DescribeFunctionResponse> for FunctionRuntimeView {
             instances: each("instances", value.instances)?,
             decisions: each("decisions", value.decisions)?,
             exits: each("exits", value.exits)?,
+            shortage: value.shortage,
         })
     }
 }

@@ -1,4 +1,5 @@
 //! Tests of whole plans; what belongs to one file is tested in it.
 
+mod nodes;
 mod plan;
 mod simulation;

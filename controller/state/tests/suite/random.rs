@@ -151,7 +151,7 @@ fn node_body(id: u128, name: u8, other: u128, what: u8) -> Body {
         6 => Body::DrainNode {
             node,
             deadline: Some(Timestamp(u64::from(name))),
-            force: other % 2 == 0,
+            force: other.is_multiple_of(2),
         },
         _ => Body::RemoveNode { node },
     }

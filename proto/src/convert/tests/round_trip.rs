@@ -4,9 +4,9 @@ use coracle_model::{
     Revision, RevisionSettings, ScaleBounds, Stage, Stamp, Task, TaskId, TaskState, Timestamp,
     Token, TokenId, TokenRole,
     cluster::Admission,
-    node::{Node, NodeRecord, Resources},
+    node::{Node, NodeChange, NodeRecord, NodeState, Resources},
     operation::{SettingsPatch, UpdateFunction, UpdateKey, UpdateNamespace},
-    query::{ExitRecord, FunctionRuntimeView, FunctionView},
+    query::{ExitRecord, FunctionRuntimeView, FunctionView, NodeView},
     task::{TaskSubject, TaskVerb},
 };
 
@@ -142,6 +142,31 @@ fn nodes_and_instances() {
     });
     comes_back::<v1::Node, _>(s::node());
     comes_back::<v1::NodeRecord, _>(s::node_record());
+    comes_back::<v1::NodeView, _>(s::node_view());
+    for state in [
+        NodeState::Ready,
+        NodeState::Cordoned,
+        NodeState::Drained,
+        NodeState::Silent,
+        NodeState::Lost,
+    ] {
+        comes_back::<v1::NodeView, _>(NodeView {
+            state,
+            ..s::node_view()
+        });
+    }
+    for change in [
+        NodeChange::Cordon,
+        NodeChange::Uncordon,
+        NodeChange::Drain {
+            deadline: Some(Timestamp(9)),
+            force: true,
+        },
+        NodeChange::Remove { force: true },
+    ] {
+        let wire = v1::change_node_request::Change::from(change);
+        assert_eq!(NodeChange::try_from(wire), Ok(change));
+    }
     comes_back::<v1::NodeRecord, _>(NodeRecord {
         draining: None,
         ..s::node_record()
@@ -196,6 +221,7 @@ fn queries() {
         instances: vec![s::instance_view()],
         decisions: vec![s::decision()],
         exits: vec![s::exit_record()],
+        shortage: Some("no room".into()),
     });
 }
 

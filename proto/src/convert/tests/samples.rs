@@ -10,8 +10,8 @@ use coracle_model::{
     RuntimeName, ScaleBounds, SecretHash, Source, Stage, Stamp, Task, TaskId, TaskState, Timeout,
     Timestamp, Token, TokenId, TokenRole,
     cluster::{Admission, ClusterSecrets},
-    node::{Node, NodeDrain, NodeRecord, Resources},
-    query::{Decision, ExitRecord, FunctionView, InstanceView},
+    node::{Node, NodeDrain, NodeRecord, NodeState, Resources},
+    query::{Decision, ExitRecord, FunctionView, InstanceView, NodeInstance, NodeView},
     task::{TaskSubject, TaskVerb},
 };
 use uuid::Uuid;
@@ -232,6 +232,31 @@ pub(super) fn node_record() -> NodeRecord {
             force: true,
         }),
         joined_at: Timestamp(19),
+    }
+}
+
+pub(super) fn node_view() -> NodeView {
+    NodeView {
+        node: node(),
+        state: NodeState::Draining,
+        cordoned: true,
+        draining: node_record().draining,
+        used: Resources {
+            memory_mib: 128,
+            cpu_millis: 250,
+        },
+        instances: 2,
+        running: 3,
+        builds: 1,
+        heard_at: Some(Timestamp(23)),
+        joined_at: Some(Timestamp(19)),
+        waiting: vec!["default/hello: no room".into()],
+        placed: vec![NodeInstance {
+            instance: instance_view(),
+            project: "team".into(),
+            namespace: "demo".into(),
+            function: "hello".into(),
+        }],
     }
 }
 
