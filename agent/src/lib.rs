@@ -15,7 +15,6 @@ mod agent;
 pub mod artifacts;
 pub mod build;
 mod config;
-mod data_port;
 pub mod desired;
 pub mod fake;
 pub mod fetch;
@@ -28,7 +27,6 @@ pub mod metrics;
 pub mod native;
 mod node_service;
 pub mod reconcile;
-mod relay;
 mod report;
 mod session;
 

@@ -12,7 +12,6 @@ use std::{
 
 use clap::Args;
 use coracle_base::{Address, telemetry::LogFormat};
-use coracle_controller::artifacts::{StoreUrl, StoreUrlError};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -68,6 +67,9 @@ pub(crate) struct RawSettings {
     /// Stems kept ready per runtime in use [default: 4]
     #[arg(long, env = "CORACLE_STEMS", value_name = "N")]
     pub(crate) stems: Option<u32>,
+    /// Seconds that a silent node's instances count as alive before they are replaced [default: 15]
+    #[arg(long, env = "CORACLE_NODE_GRACE", value_name = "SECONDS")]
+    pub(crate) node_grace: Option<u32>,
     /// This node's name [default: the host name]
     #[arg(long, env = "CORACLE_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
@@ -110,14 +112,9 @@ pub(crate) struct RawSettings {
     /// Log format: `auto`, `human` or `json` [default: auto]
     #[arg(long, env = "CORACLE_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
-    /// Where a controller, or an agent for gateways on other machines, serves the other roles:
-    /// `unix:/path` or host:port [default: for an agent, a socket in the data directory]
+    /// Where the controller serves the other roles: `unix:/path` or host:port (controller only)
     #[arg(long, env = "CORACLE_LISTEN", value_name = "ADDR")]
     pub(crate) listen: Option<String>,
-    /// Where controllers keep artifacts: `file` (each in its data directory), `s3://bucket/prefix`
-    /// or `file:///directory` (one that all controllers share) [default: file]
-    #[arg(long, env = "CORACLE_ARTIFACT_STORE", value_name = "URL")]
-    pub(crate) artifact_store: Option<String>,
     /// Controllers to dial, separated by commas (agent and gateway only)
     #[arg(
         long,
@@ -161,6 +158,7 @@ impl RawSettings {
             stable_window,
             panic_window,
             stems,
+            node_grace,
             node_name,
             label,
             driver,
@@ -172,7 +170,6 @@ impl RawSettings {
             log,
             log_format,
             listen,
-            artifact_store,
             controllers,
         ))
     }
@@ -218,6 +215,7 @@ pub(crate) struct Settings {
     pub(crate) stable_window: Duration,
     pub(crate) panic_window: Duration,
     pub(crate) stems: u32,
+    pub(crate) node_grace: Duration,
     pub(crate) node_name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) driver: Driver,
@@ -229,13 +227,13 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) listen: Option<Address>,
-    pub(crate) artifact_store: StoreUrl,
     pub(crate) controllers: Vec<Address>,
 }
 
 const IDLE_AFTER: u32 = 60;
 const STABLE_WINDOW: u32 = 60;
 const PANIC_WINDOW: u32 = 6;
+const NODE_GRACE: u32 = 15;
 const GRACE: u32 = 30;
 const MAX_BODY: u64 = 6 * 1024 * 1024;
 
@@ -327,11 +325,6 @@ impl Settings {
         if threads == 0 {
             errors.push("gateway-threads: must be at least 1".to_owned());
         }
-        let artifact_store = raw.artifact_store.as_deref().map(str::parse).transpose();
-        let artifact_store = artifact_store.unwrap_or_else(|error: StoreUrlError| {
-            errors.push(format!("artifact-store: {error}"));
-            None
-        });
         let mut address = |name: &str, text: &str| match text.parse::<Address>() {
             Ok(address) => Some(address),
             Err(error) => {
@@ -385,6 +378,7 @@ impl Settings {
             stable_window: seconds(raw.stable_window, STABLE_WINDOW),
             panic_window: seconds(raw.panic_window, PANIC_WINDOW),
             stems: raw.stems.unwrap_or(4),
+            node_grace: seconds(raw.node_grace, NODE_GRACE),
             node_name: raw.node_name.unwrap_or_else(host_name),
             labels,
             driver,
@@ -394,7 +388,6 @@ impl Settings {
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             log_format,
             listen,
-            artifact_store: artifact_store.unwrap_or_default(),
             controllers,
         })
     }
@@ -445,20 +438,12 @@ mod tests {
             image_route: Some("magic".into()),
             label: Some(vec!["zone".into()]),
             public_url: Some("ftp://x".into()),
-            artifact_store: Some("s4://bucket".into()),
             ..RawSettings::default()
         };
         let CliError::Usage(text) = raw.check().unwrap_err() else {
             panic!("not a usage error")
         };
-        for field in [
-            "invoke",
-            "admin",
-            "image-route",
-            "label",
-            "public-url",
-            "artifact-store",
-        ] {
+        for field in ["invoke", "admin", "image-route", "label", "public-url"] {
             assert!(
                 text.lines().any(|line| line.starts_with(field)),
                 "{field} in {text}"

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use coracle_model::{
-    Digest, FunctionRef, Invalid, Operation, Project, ProjectId, Timestamp, WriteId, limits,
-    query::FunctionView,
+    Digest, FunctionRef, Invalid, NodeId, Operation, Project, ProjectId, Timestamp, WriteId,
+    limits, node::NodeChange, query::FunctionView,
 };
 use coracle_runtimes::Catalog;
 
@@ -39,16 +39,19 @@ impl Api {
         words: fn(&str) -> String,
     ) -> Result<(), Failure> {
         let id = WriteId(self.env.fresh_uuid());
-        let result = match self.port.write(id, operation.clone()).await {
-            Err(PortError::Unknown(_)) => match self.port.write(id, operation).await {
-                Err(PortError::Unavailable(detail) | PortError::Internal(detail)) => {
-                    Err(PortError::Unknown(detail))
-                }
-                answered => answered,
-            },
-            other => other,
-        };
+        let result = twice(|| self.port.write(id, operation.clone())).await;
         result.map_err(|error| Failure::from_port(error, words))
+    }
+
+    /// The same for what is done to a node.
+    pub(crate) async fn change_node(
+        &self,
+        node: NodeId,
+        change: NodeChange,
+    ) -> Result<(), Failure> {
+        let id = WriteId(self.env.fresh_uuid());
+        let result = twice(|| self.port.change_node(id, node, change)).await;
+        result.map_err(Failure::from)
     }
 
     pub(crate) async fn project(&self, id: ProjectId) -> Result<Option<Project>, Failure> {
@@ -90,6 +93,22 @@ impl Api {
             "{}/fn/{}/{}/{}",
             self.info.public_url, view.project, view.namespace, view.function.name
         )
+    }
+}
+
+/// Asks again where the outcome is unknown.
+async fn twice<F>(mut ask: impl FnMut() -> F) -> Result<(), PortError>
+where
+    F: Future<Output = Result<(), PortError>>,
+{
+    match ask().await {
+        Err(PortError::Unknown(_)) => match ask().await {
+            Err(PortError::Unavailable(detail) | PortError::Internal(detail)) => {
+                Err(PortError::Unknown(detail))
+            }
+            answered => answered,
+        },
+        other => other,
     }
 }
 

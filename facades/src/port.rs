@@ -6,10 +6,10 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_model::{
-    Digest, FunctionKey, FunctionRef, InstanceId, LogLine, Namespace, Operation, Project,
+    Digest, FunctionKey, FunctionRef, InstanceId, LogLine, Namespace, NodeId, Operation, Project,
     ProjectId, Refusal, Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId,
-    node::{Node, Resources},
-    query::{FunctionRuntimeView, FunctionView},
+    node::NodeChange,
+    query::{FunctionRuntimeView, FunctionView, NodeView},
 };
 use futures_util::Stream;
 
@@ -30,14 +30,6 @@ pub enum PortError {
     /// Something on our side broke its promise; the text is for our own log.
     #[error("internal error: {0}")]
     Internal(String),
-}
-
-#[derive(Debug, Clone)]
-pub struct NodeView {
-    pub node: Node,
-    pub used: Resources,
-    pub instances: u32,
-    pub alive: bool,
 }
 
 /// Which lines of a function's log.
@@ -97,6 +89,15 @@ pub trait ControlPlane: Send + Sync + 'static {
     async fn task(&self, id: TaskId) -> Result<Option<Task>, PortError>;
     async fn tasks(&self, project: Option<ProjectId>) -> Result<Vec<Task>, PortError>;
     async fn nodes(&self) -> Result<Vec<NodeView>, PortError>;
+    /// One node with its instances.
+    async fn node(&self, id: NodeId) -> Result<Option<NodeView>, PortError>;
+    /// Durable when it returns. Give the same id when repeating.
+    async fn change_node(
+        &self,
+        id: WriteId,
+        node: NodeId,
+        change: NodeChange,
+    ) -> Result<(), PortError>;
 
     async fn build_log(&self, revision: RevisionId, follow: bool) -> Result<ByteStream, PortError>;
     /// From every node that has lines of it, merged by time.

@@ -12,13 +12,12 @@ use std::{
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use coracle_facades::port::{
-    ByteStream, ControlPlane, Invocation, LogQuery, LogStream, NodeView, PortError,
-};
+use coracle_facades::port::{ByteStream, ControlPlane, Invocation, LogQuery, LogStream, PortError};
 use coracle_model::{
-    Digest, FunctionKey, FunctionRef, Namespace, Operation, Project, ProjectId, Refusal, Revision,
-    RevisionId, Task, TaskId, Token, TokenId, WriteId, limits,
-    query::{FunctionRuntimeView, FunctionView},
+    Digest, FunctionKey, FunctionRef, Namespace, NodeId, Operation, Project, ProjectId, Refusal,
+    Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId, limits,
+    node::NodeChange,
+    query::{FunctionRuntimeView, FunctionView, NodeView},
 };
 use coracle_proto::{ConvertError, Wire, v1, v1::management_client::ManagementClient};
 use futures_util::StreamExt;
@@ -81,6 +80,39 @@ impl ControllerPort {
         });
         answer.await.map_err(read_error)
     }
+
+    async fn list_nodes(&self, node: Option<NodeId>) -> Result<Vec<NodeView>, PortError> {
+        let request = v1::ListNodesRequest {
+            node: node.to_wire(),
+        };
+        let answer = self
+            .read(READ, |mut client| {
+                let request = request.clone();
+                async move { client.list_nodes(request).await }
+            })
+            .await?;
+        all(answer.nodes)
+    }
+}
+
+/// How a write ended.
+fn written(answer: Result<v1::WriteResponse, Status>) -> Result<(), PortError> {
+    match answer {
+        Ok(v1::WriteResponse { refusal: None }) => Ok(()),
+        Ok(v1::WriteResponse {
+            refusal: Some(refusal),
+        }) => Err(Refusal::try_from(refusal).map_err(malformed)?.into()),
+        Err(status) => Err(match status.code() {
+            // Any attempt may have reached a leader that could not say so any more.
+            Code::Unavailable
+            | Code::Aborted
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown => PortError::Unknown(status.message().to_owned()),
+            Code::ResourceExhausted => PortError::Unavailable(status.message().to_owned()),
+            _ => PortError::Internal(status.to_string()),
+        }),
+    }
 }
 
 fn read_error(status: Status) -> PortError {
@@ -129,22 +161,7 @@ impl ControlPlane for ControllerPort {
                     client.write(request).await.map(tonic::Response::into_inner)
                 }
             });
-        match answer.await {
-            Ok(v1::WriteResponse { refusal: None }) => Ok(()),
-            Ok(v1::WriteResponse {
-                refusal: Some(refusal),
-            }) => Err(Refusal::try_from(refusal).map_err(malformed)?.into()),
-            Err(status) => Err(match status.code() {
-                // Any attempt may have reached a leader that could not say so any more.
-                Code::Unavailable
-                | Code::Aborted
-                | Code::DeadlineExceeded
-                | Code::Cancelled
-                | Code::Unknown => PortError::Unknown(status.message().to_owned()),
-                Code::ResourceExhausted => PortError::Unavailable(status.message().to_owned()),
-                _ => PortError::Internal(status.to_string()),
-            }),
-        }
+        written(answer.await)
     }
 
     async fn put_artifact(&self, bytes: Bytes) -> Result<Digest, PortError> {
@@ -356,32 +373,34 @@ impl ControlPlane for ControllerPort {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeView>, PortError> {
-        let call = |mut client: ManagementClient<Channel>| async move {
-            client.list_nodes(v1::ListNodesRequest {}).await
+        self.list_nodes(None).await
+    }
+
+    async fn node(&self, id: NodeId) -> Result<Option<NodeView>, PortError> {
+        Ok(self.list_nodes(Some(id)).await?.pop())
+    }
+
+    async fn change_node(
+        &self,
+        id: WriteId,
+        node: NodeId,
+        change: NodeChange,
+    ) -> Result<(), PortError> {
+        let request = v1::ChangeNodeRequest {
+            write_id: id.to_wire(),
+            node: node.to_wire(),
+            change: Some(change.into()),
         };
-        let view = |node: v1::NodeView| {
-            let missing = || PortError::Internal("a node's view lacks a part".to_owned());
-            Ok(NodeView {
-                node: node
-                    .node
-                    .ok_or_else(missing)?
-                    .try_into()
-                    .map_err(malformed)?,
-                used: node
-                    .used
-                    .ok_or_else(missing)?
-                    .try_into()
-                    .map_err(malformed)?,
-                instances: node.instances,
-                alive: node.alive,
-            })
-        };
-        self.read(READ, call)
-            .await?
-            .nodes
-            .into_iter()
-            .map(view)
-            .collect()
+        let deadline = Instant::now() + WRITE;
+        let answer = self.shared.controllers.ask(deadline, |channel| {
+            let request = request.clone();
+            async move {
+                let mut client = Controllers::management(channel);
+                let answer = client.change_node(request).await;
+                answer.map(tonic::Response::into_inner)
+            }
+        });
+        written(answer.await)
     }
 
     async fn build_log(&self, revision: RevisionId, follow: bool) -> Result<ByteStream, PortError> {
@@ -414,18 +433,17 @@ impl ControlPlane for ControllerPort {
         let nodes = self.nodes().await?;
         let mut streams = Vec::new();
         for node in &nodes {
-            let node = &node.node;
-            self.shared.nodes.learn(node.id, &node.name, &node.address);
-            let Some(mut client) = self.shared.nodes.client(node.id) else {
+            self.shared.nodes.learn(node.node.id, &node.node.address);
+            let Some(mut client) = self.shared.nodes.client(node.node.id) else {
                 continue;
             };
             match timeout(OPEN_LOG, client.logs(request.clone())).await {
                 Ok(Ok(stream)) => streams.push(stream.into_inner()),
                 Ok(Err(status)) => {
-                    tracing::warn!(node = %node.id, %status, "a node's logs are left out");
+                    tracing::warn!(node = %node.node.id, %status, "a node's logs are left out");
                 }
                 Err(_) => {
-                    tracing::warn!(node = %node.id, "a node's logs are left out: no answer")
+                    tracing::warn!(node = %node.node.id, "a node's logs are left out: no answer")
                 }
             }
         }

@@ -34,7 +34,6 @@ mod lookup;
 pub mod metrics;
 mod nodes;
 mod proxy;
-mod refusal;
 mod respond;
 mod routes;
 mod running;

@@ -304,5 +304,6 @@ refused! {
     list_keys: ListKeysRequest => ListKeysResponse;
     list_tasks: ListTasksRequest => ListTasksResponse;
     list_nodes: ListNodesRequest => ListNodesResponse;
+    change_node: ChangeNodeRequest => WriteResponse;
     status: StatusRequest => StatusResponse;
 }

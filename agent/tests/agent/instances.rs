@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// An agent that follows, with nothing to do yet.
-pub(crate) async fn following(node: &NodeUnderTest) -> (Controller, Session, Running) {
+async fn following(node: &NodeUnderTest) -> (Controller, Session, Running) {
     let mut controller = Controller::start().await;
     let agent = node.start(&[controller.address.clone()]).await;
     let (mut session, _) = controller.session().await;
@@ -32,7 +32,7 @@ pub(crate) async fn following(node: &NodeUnderTest) -> (Controller, Session, Run
     (controller, session, agent)
 }
 
-pub(crate) fn upsert(instance: v1::DesiredInstance) -> v1::AssignmentDelta {
+fn upsert(instance: v1::DesiredInstance) -> v1::AssignmentDelta {
     v1::AssignmentDelta {
         upsert: vec![instance],
         ..v1::AssignmentDelta::default()

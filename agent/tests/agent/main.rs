@@ -7,5 +7,4 @@ mod builds;
 mod controller;
 mod instances;
 mod node;
-mod relay;
 mod sessions;

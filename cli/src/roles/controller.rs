@@ -29,13 +29,13 @@ pub(super) async fn build(
     // The log holds functions' variables, and the artifacts their code.
     let folder = data.folder("controller", 0o700)?;
     let mut config = Config::standalone(folder, data.identity().cluster_id.clone(), listen);
-    config.artifact_store = settings.artifact_store.clone();
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let scaling = &mut config.planner.scaling;
     scaling.idle_ms = millis(settings.idle_after);
     scaling.stable_window_ms = millis(settings.stable_window);
     scaling.panic_window_ms = millis(settings.panic_window);
     config.planner.stems.per_runtime = settings.stems;
+    config.leader.node_grace = settings.node_grace;
     let controller = config
         .build()
         .await

@@ -7,6 +7,7 @@ mod invoke;
 mod keys;
 mod map;
 mod namespaces;
+mod nodes;
 mod observe;
 mod params;
 mod projects;
@@ -39,7 +40,12 @@ fn parts() -> (Router<Arc<Api>>, OpenApi) {
     let routes = OpenApiRouter::new()
         .routes(routes!(system::version))
         .routes(routes!(system::runtimes))
-        .routes(routes!(system::nodes))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::get))
+        .routes(routes!(nodes::cordon))
+        .routes(routes!(nodes::uncordon))
+        .routes(routes!(nodes::drain))
+        .routes(routes!(nodes::remove))
         .routes(routes!(projects::list_projects, projects::create_project))
         .routes(routes!(projects::delete_project))
         .routes(routes!(projects::list_tokens, projects::create_token))

@@ -44,6 +44,7 @@ pub(super) async fn describe(
         instances: running.instances.iter().map(map::instance).collect(),
         decisions: running.decisions.iter().map(map::decision).collect(),
         exits: running.exits.iter().map(map::exit).collect(),
+        shortage: running.shortage,
     }))
 }
 

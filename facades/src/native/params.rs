@@ -59,4 +59,5 @@ path_params! {
     InvokePath { project, namespace_name, function_name, path }
     KeyPath { project, key_name }
     TokenPath { token_id }
+    NodePath { node_name }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Network {
 pub(crate) struct ScaleChange {
     /// 0 to 50; 0 lets the function sleep.
     pub(crate) min: Option<i64>,
-    /// 0 to 50; 0: the function may not run.
+    /// 1 to 50.
     pub(crate) max: Option<i64>,
 }
 
@@ -232,6 +232,8 @@ pub(crate) struct Description {
     pub(crate) decisions: Vec<Decision>,
     /// The last failures, newest first.
     pub(crate) exits: Vec<Exit>,
+    /// Why there are fewer instances than wanted, while there are.
+    pub(crate) shortage: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -373,19 +375,74 @@ pub(crate) struct Amounts {
 pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) name: String,
+    /// ready, cordoned, draining, drained, silent (its instances count as alive) or lost.
+    pub(crate) state: String,
     pub(crate) version: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) address: String,
+    /// Not lost.
     pub(crate) alive: bool,
+    /// Takes new instances.
     pub(crate) schedulable: bool,
+    pub(crate) cordoned: bool,
+    /// While it drains, and until it is opened again.
+    pub(crate) drain: Option<Drain>,
     pub(crate) allocatable: Amounts,
     pub(crate) used: Amounts,
+    /// How many should be there.
     pub(crate) instances: u32,
+    /// How many there are, as its agent said last.
+    pub(crate) running: u32,
+    pub(crate) builds: u32,
     /// Containers that wait for a function, by runtime.
     pub(crate) stems: BTreeMap<String, u32>,
     /// Runtimes whose image is there.
     pub(crate) images: Vec<String>,
-    pub(crate) reported_at: String,
+    /// When its agent was last heard; null until a new leader has heard it.
+    pub(crate) reported_at: Option<String>,
+    pub(crate) joined_at: Option<String>,
+    /// Its instances; absent in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) placed: Option<Vec<NodeInstance>>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Drain {
+    pub(crate) since: String,
+    pub(crate) deadline: Option<String>,
+    /// What is left at the deadline is ended.
+    pub(crate) force: bool,
+    /// What it waits for: a function each, with the reason.
+    pub(crate) waiting: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = NodeInstance)]
+pub(crate) struct NodeInstance {
+    pub(crate) project: String,
+    pub(crate) namespace: String,
+    pub(crate) function: String,
+    #[serde(flatten)]
+    pub(crate) instance: Instance,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DrainNode)]
+pub(crate) struct DrainNode {
+    /// By when it should be over; what that means is up to `force`.
+    pub(crate) deadline_seconds: Option<i64>,
+    /// End what is left at the deadline, or at once where none is given, although nothing replaces
+    /// it yet; and drain also the last node that can hold a function with a minimum.
+    pub(crate) force: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RemoveNode)]
+pub(crate) struct RemoveNode {
+    /// Also while it runs instances, which end.
+    pub(crate) force: Option<bool>,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]

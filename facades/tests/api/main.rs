@@ -10,5 +10,6 @@ mod keys;
 mod limits;
 mod namespaces;
 mod native;
+mod nodes;
 mod support;
 mod tasks;

@@ -12,16 +12,15 @@ use async_trait::async_trait;
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use coracle_facades::port::{
-    ByteStream, ControlPlane, Environment, Invocation, LogQuery, LogStream, NodeView, PortError,
-    ServerInfo,
+    ByteStream, ControlPlane, Environment, Invocation, LogQuery, LogStream, PortError, ServerInfo,
 };
 use coracle_model::{
-    BuildOutput, Digest, FunctionKey, FunctionRef, LogLine, Namespace, NodeId, Operation, Project,
-    ProjectId, Revision, RevisionId, SecretHash, Task, TaskId, Timestamp, Token, TokenId,
-    TokenRole, WriteId,
-    node::{Node, Resources},
+    BuildOutput, Digest, FunctionId, FunctionKey, FunctionRef, InstanceId, InstanceState, LogLine,
+    Namespace, NodeId, Operation, Project, ProjectId, Revision, RevisionId, SecretHash, Task,
+    TaskId, Timestamp, Token, TokenId, TokenRole, WriteId,
+    node::{Node, NodeChange, NodeDrain, NodeState, Resources},
     operation::CreateToken,
-    query::{FunctionRuntimeView, FunctionView},
+    query::{FunctionRuntimeView, FunctionView, InstanceView, NodeInstance, NodeView},
 };
 use coracle_state::{Body as CommandBody, Command, FunctionRecord, State, View};
 use futures_util::stream;
@@ -44,6 +43,7 @@ struct World {
     instances: (u32, u32),
     log: Vec<LogLine>,
     running: FunctionRuntimeView,
+    node_changes: Vec<(NodeId, NodeChange)>,
     invocations: Vec<(FunctionRef, Request<Bytes>)>,
     /// Answers to give instead of writing, first one first.
     failures: Vec<PortError>,
@@ -86,6 +86,63 @@ impl Fake {
 
     fn view(&self) -> View {
         self.world().state.view()
+    }
+
+    /// One node that drains, with one instance.
+    fn node_view(&self) -> NodeView {
+        let half = Resources {
+            memory_mib: 1_024,
+            cpu_millis: 1_000,
+        };
+        let (id, now) = (NodeId(Uuid::from_u128(9)), self.env.now());
+        let instance = InstanceView {
+            id: InstanceId(Uuid::from_u128(2)),
+            revision: RevisionId {
+                function: FunctionId(Uuid::from_u128(1)),
+                number: 3,
+            },
+            node: id,
+            state: InstanceState::Ready,
+            since: now,
+            placement: "the only node".to_owned(),
+        };
+        NodeView {
+            node: Node {
+                id,
+                name: "here".to_owned(),
+                version: "0.1.0".to_owned(),
+                labels: [("zone".to_owned(), "a".to_owned())].into(),
+                allocatable: Resources {
+                    memory_mib: 2_048,
+                    cpu_millis: 2_000,
+                },
+                address: "memory:".to_owned(),
+                stems: [("python3.11".parse().expect("a valid name"), 2)].into(),
+                images: vec!["python3.11".parse().expect("a valid name")],
+                reported_at: now,
+                schedulable: false,
+            },
+            state: NodeState::Draining,
+            cordoned: true,
+            draining: Some(NodeDrain {
+                since: now,
+                deadline: Some(now.plus_millis(60_000)),
+                force: false,
+            }),
+            used: half,
+            instances: 1,
+            running: 2,
+            builds: 0,
+            heard_at: Some(now),
+            joined_at: Some(now),
+            waiting: vec!["default/hello: no node has room".to_owned()],
+            placed: vec![NodeInstance {
+                instance,
+                project: "default".to_owned(),
+                namespace: "default".to_owned(),
+                function: "hello".to_owned(),
+            }],
+        }
     }
 
     fn apply(&self, id: WriteId, body: CommandBody) -> Result<(), PortError> {
@@ -217,30 +274,26 @@ impl ControlPlane for Fake {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeView>, PortError> {
-        let half = Resources {
-            memory_mib: 1_024,
-            cpu_millis: 1_000,
-        };
-        Ok(vec![NodeView {
-            node: Node {
-                id: NodeId(Uuid::from_u128(9)),
-                name: "here".to_owned(),
-                version: "0.1.0".to_owned(),
-                labels: [("zone".to_owned(), "a".to_owned())].into(),
-                allocatable: Resources {
-                    memory_mib: 2_048,
-                    cpu_millis: 2_000,
-                },
-                address: "memory:".to_owned(),
-                stems: [("python3.11".parse().expect("a valid name"), 2)].into(),
-                images: vec!["python3.11".parse().expect("a valid name")],
-                reported_at: self.env.now(),
-                schedulable: true,
-            },
-            used: half,
-            instances: 1,
-            alive: true,
-        }])
+        Ok(vec![self.node_view()])
+    }
+
+    async fn node(&self, id: NodeId) -> Result<Option<NodeView>, PortError> {
+        let view = self.node_view();
+        Ok((view.node.id == id).then_some(view))
+    }
+
+    async fn change_node(
+        &self,
+        _: WriteId,
+        node: NodeId,
+        change: NodeChange,
+    ) -> Result<(), PortError> {
+        let mut world = self.world();
+        if !world.failures.is_empty() {
+            return Err(world.failures.remove(0));
+        }
+        world.node_changes.push((node, change));
+        Ok(())
     }
 
     async fn build_log(&self, revision: RevisionId, follow: bool) -> Result<ByteStream, PortError> {
@@ -328,7 +381,7 @@ impl Answer {
 
 /// A picture to compare with: what is replicated, and how many artifacts are stored.
 #[derive(PartialEq)]
-pub(crate) struct Picture(View, usize);
+pub(crate) struct Picture(View, usize, usize);
 
 impl std::fmt::Debug for Picture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -389,7 +442,10 @@ impl Server {
     }
 
     pub(crate) fn picture(&self) -> Picture {
-        Picture(self.fake.view(), self.fake.world().artifacts.len())
+        let world = self.fake.world();
+        let (artifacts, changes) = (world.artifacts.len(), world.node_changes.len());
+        drop(world);
+        Picture(self.fake.view(), artifacts, changes)
     }
 
     pub(crate) fn view(&self) -> View {
@@ -402,6 +458,10 @@ impl Server {
 
     pub(crate) fn set_instances(&self, wanted: u32, ready: u32) {
         self.fake.world().instances = (wanted, ready);
+    }
+
+    pub(crate) fn node_changes(&self) -> Vec<(NodeId, NodeChange)> {
+        self.fake.world().node_changes.clone()
     }
 
     pub(crate) fn set_running(&self, running: FunctionRuntimeView) {

@@ -111,6 +111,7 @@ service! {
     list_keys(v1::ListKeysRequest) -> v1::ListKeysResponse;
     list_tasks(v1::ListTasksRequest) -> v1::ListTasksResponse;
     list_nodes(v1::ListNodesRequest) -> v1::ListNodesResponse;
+    change_node(v1::ChangeNodeRequest) -> v1::WriteResponse;
     status(v1::StatusRequest) -> v1::StatusResponse;
     build_log(v1::BuildLogRequest) -> ReceiverStream<Result<v1::BuildLogChunk, Status>>;
     }

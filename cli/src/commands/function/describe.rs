@@ -50,6 +50,9 @@ fn print_human(all: &Value) {
         text(f, "/scale/min"),
         text(f, "/scale/max")
     );
+    if text(all, "/shortage") != "-" {
+        outln!("Short      {}", text(all, "/shortage"));
+    }
     section(
         all,
         "instances",
