@@ -11,15 +11,13 @@ use std::{
 use coracle_base::{Address, Backoff, Incoming, Shutdown};
 use coracle_driver::{InstanceDriver, LaunchError, StemTarget};
 use coracle_model::RuntimeName;
-use coracle_proto::{
-    ConvertError,
-    v1::{self, node_service_server::NodeServiceServer},
-};
+use coracle_proto::{ConvertError, v1};
 
 use crate::{
     artifacts::{ArtifactError, Artifacts},
     build::Builds,
     config::{self, Config, Limits},
+    data_port,
     desired::Desired,
     fetch::Controllers,
     health::{Health, HealthCell},
@@ -29,6 +27,7 @@ use crate::{
     logs::LogStore,
     metrics,
     node_service::Service,
+    relay::Relay,
     report::{NodeFacts, Reporter},
     session,
 };
@@ -92,7 +91,7 @@ pub(crate) struct Shared {
 type Stems = BTreeMap<RuntimeName, (u32, PathBuf)>;
 
 impl Config {
-    /// Opens what is on the disk and binds the node service; starts nothing yet.
+    /// Opens what is on the disk and binds the data port; starts nothing yet.
     pub async fn build(self) -> Result<Agent, StartError> {
         if self.controllers.is_empty() {
             return Err(StartError::NoController);
@@ -118,17 +117,14 @@ impl Config {
             Some(capacity) => capacity,
             None => config::machine().map_err(StartError::Machine)?,
         };
-        let incoming = self
-            .listen
-            .listen()
-            .await
-            .map_err(|source| StartError::Listen {
-                address: self.listen.to_string(),
-                source,
-            })?;
+        let listen = data_port::both(self.listen);
+        let incoming = listen.listen().await.map_err(|source| StartError::Listen {
+            address: listen.to_string(),
+            source,
+        })?;
         let address = self
             .advertise
-            .unwrap_or_else(|| reachable(&self.listen, &incoming));
+            .unwrap_or_else(|| reachable(&listen, &incoming));
         let instances = Instances::new(Parts {
             driver: Arc::clone(&self.driver),
             artifacts: Arc::clone(&artifacts),
@@ -180,12 +176,10 @@ impl Config {
 
 /// With the port that the system chose, where it did.
 fn reachable(listen: &Address, incoming: &Incoming) -> String {
-    match (listen, incoming.local_addr()) {
-        (Address::Tcp(text), Some(bound)) => match text.rsplit_once(':') {
-            Some((host, "0")) => format!("http://{host}:{}", bound.port()),
-            _ => listen.to_string(),
-        },
-        _ => listen.to_string(),
+    let text = listen.to_string();
+    match (text.strip_suffix(":0"), incoming.local_addr()) {
+        (Some(host), Some(bound)) => format!("{host}:{}", bound.port()),
+        _ => text,
     }
 }
 
@@ -210,15 +204,14 @@ impl Agent {
             logs: Arc::clone(&shared.logs),
             shutdown: shutdown.clone(),
         };
-        let ending = shutdown.clone();
-        shutdown.spawn("node service", async move {
-            let server = tonic::transport::Server::builder()
-                .add_service(NodeServiceServer::new(service))
-                .serve_with_incoming_shutdown(incoming, ending.requested());
-            if let Err(error) = server.await {
-                tracing::error!(error = chain(&error), "the node service ended");
-            }
-        });
+        let relay = Relay::new(
+            Arc::clone(&shared.instances),
+            shared.limits.relayed_connections,
+        );
+        shutdown.spawn(
+            "data port",
+            data_port::serve(incoming, service, Arc::new(relay), shutdown.clone()),
+        );
         if !self.adopt(&shutdown).await {
             return;
         }

@@ -46,6 +46,8 @@ pub struct Limits {
     pub session: SessionLimits,
     /// Disk for unpacked artifacts; what instances use may exceed it.
     pub artifact_bytes: u64,
+    /// Connections of gateways on other machines to instances, at once.
+    pub relayed_connections: usize,
     /// How often everything is looked at again although nothing happened.
     pub reconcile_every: Duration,
 }
@@ -56,6 +58,7 @@ impl Default for Limits {
             instances: InstanceLimits::default(),
             session: SessionLimits::default(),
             artifact_bytes: 4 << 30,
+            relayed_connections: 16_384,
             reconcile_every: Duration::from_secs(5),
         }
     }

@@ -15,6 +15,7 @@ mod agent;
 pub mod artifacts;
 pub mod build;
 mod config;
+mod data_port;
 pub mod desired;
 pub mod fake;
 pub mod fetch;
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod native;
 mod node_service;
 pub mod reconcile;
+mod relay;
 mod report;
 mod session;
 

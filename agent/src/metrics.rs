@@ -2,6 +2,7 @@
 
 use coracle_driver::Launched;
 use coracle_model::ExitReason;
+use coracle_proto::relay::Answer;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -53,6 +54,10 @@ metrics! {
         "Ends that were forgotten before a controller heard of them.";
     KILLS = "coracle_agent_kills_total", Counter, [],
         "Instances killed because a request ran past its deadline.";
+    RELAYED = "coracle_agent_relayed_connections", Gauge, [],
+        "Connections of gateways on other machines to instances.";
+    RELAY_ANSWERS = "coracle_agent_relay_answers_total", Counter, ["answer"],
+        "Connections to instances that gateways on other machines asked for, by answer.";
     CONNECTED = "coracle_agent_session_connected", Gauge, [],
         "1 while a leader's assignment is followed, otherwise 0.";
     SESSIONS = "coracle_agent_sessions_total", Counter, [],
@@ -135,6 +140,36 @@ pub(crate) fn exits_dropped(count: usize) {
 
 pub(crate) fn killed() {
     counter!(KILLS).increment(1);
+}
+
+pub(crate) fn relay_answered(answer: Answer) {
+    let answer = match answer {
+        Answer::Open => "open",
+        Answer::Unknown => "unknown",
+        Answer::Ending => "ending",
+        Answer::Full => "full",
+    };
+    counter!(RELAY_ANSWERS, "answer" => answer).increment(1);
+}
+
+/// One more relayed connection while it lives.
+pub(crate) struct Relayed(());
+
+impl Relayed {
+    pub(crate) fn new() -> Self {
+        relayed(1.0);
+        Self(())
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        relayed(-1.0);
+    }
+}
+
+fn relayed(more: f64) {
+    gauge!(RELAYED).increment(more);
 }
 
 pub(crate) fn connected(connected: bool) {

@@ -17,6 +17,7 @@ use std::{
 
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -159,18 +160,48 @@ impl Address {
             Self::Unix(path) => UnixStream::connect(path).await.map(Conn::Unix),
             Self::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
+                tune(&stream)?;
                 Ok(Conn::Tcp(stream))
             }
             Self::Tls(address, tls) => {
                 let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
+                tune(&stream)?;
                 let named = |error: io::Error| {
                     io::Error::new(error.kind(), format!("TLS with {address}: {error}"))
                 };
                 let stream = tls.connect(stream).await.map_err(named)?;
                 Ok(Conn::Tls(Box::new(stream)))
             }
+        }
+    }
+}
+
+/// Small messages do not wait for acknowledgements, and a machine that vanished without a word is
+/// noticed on an idle connection and on one that waits for an answer alike.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+impl Address {
+    /// An address that another process gave: `https://` needs TLS, and where there is TLS nothing
+    /// leaves this machine without it.
+    pub fn told(text: &str, tls: Option<&Tls>) -> Result<Self, String> {
+        let (text, secret) = match text.strip_prefix("https://") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let address: Self = text.parse()?;
+        match tls {
+            Some(tls) => Ok(address.secured(tls)),
+            None if secret => Err(format!(
+                "{text:?} speaks TLS, and this process has no certificate"
+            )),
+            None => Ok(address),
         }
     }
 }
@@ -245,8 +276,8 @@ impl TlsIncoming {
 }
 
 async fn handshake(tls: Tls, stream: TcpStream, from: SocketAddr) -> Option<Conn> {
-    // Small answers must not wait for an acknowledgement; failure only costs latency.
-    let _ = stream.set_nodelay(true);
+    // Failure costs latency, and time to notice a machine that vanished.
+    let _ = tune(&stream);
     match tls.accept(stream).await {
         Ok(stream) => Some(Conn::Tls(Box::new(stream))),
         Err(error) => {
@@ -278,8 +309,8 @@ impl Stream for Incoming {
                 Some(ready!(listener.poll_accept(cx)).map(|(c, _)| Conn::Unix(c)))
             }
             Self::Tcp(listener) => Some(ready!(listener.poll_accept(cx)).map(|(c, _)| {
-                // Small answers must not wait for an acknowledgement; failure only costs latency.
-                let _ = c.set_nodelay(true);
+                // Failure costs latency, and time to notice a machine that vanished.
+                let _ = tune(&c);
                 Conn::Tcp(c)
             })),
             Self::Tls(incoming) => Some(ready!(incoming.poll_next(cx))),
@@ -321,6 +352,21 @@ impl Conn {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
             _ => None,
+        }
+    }
+}
+
+impl Conn {
+    /// The first byte that the other end sends, left where it is. `None`: it ended before one, or
+    /// this is not plain TCP, which alone needs such a look: TLS agrees on a protocol.
+    pub async fn peek(&self) -> io::Result<Option<u8>> {
+        match self {
+            Self::Memory(_) | Self::Unix(_) | Self::Tls(_) => Ok(None),
+            Self::Tcp(stream) => {
+                let mut first = [0];
+                let length = stream.peek(&mut first).await?;
+                Ok((length > 0).then_some(first[0]))
+            }
         }
     }
 }
@@ -388,5 +434,14 @@ mod tests {
         for bad in ["unix:a", "host", ":80", "host:port"] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_that_speaks_tls_is_never_taken_for_a_plain_one() {
+        let refused = Address::told("https://a:1", None).unwrap_err();
+        assert!(refused.contains("TLS"), "{refused}");
+        let told = |text| Address::told(text, None).unwrap().to_string();
+        assert_eq!(told("http://a:1"), "http://a:1");
+        assert_eq!(told("unix:/a"), "unix:/a");
     }
 }

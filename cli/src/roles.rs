@@ -32,7 +32,7 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         let cluster = data.identity().cluster_id.clone();
         let controller = controller::build(settings, &data, vec![memory()], &mut admin).await?;
         let agent = agent::build(settings, &data, &cluster, vec![memory()], &mut admin).await?;
-        let gateway = gateway::bind(settings, vec![memory()], &mut admin).await?;
+        let gateway = gateway::bind(settings, &data, vec![memory()], &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();
@@ -104,7 +104,7 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
     serve(&settings, async |settings: &Settings| {
         let data = DataDir::open(&settings.data, None)?;
         let mut admin = Admin::install()?;
-        let gateway = gateway::bind(settings, controllers(settings)?, &mut admin).await?;
+        let gateway = gateway::bind(settings, &data, controllers(settings)?, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();

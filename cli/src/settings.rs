@@ -12,6 +12,7 @@ use std::{
 
 use clap::Args;
 use coracle_base::{Address, telemetry::LogFormat};
+use coracle_controller::artifacts::{StoreUrl, StoreUrlError};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -112,9 +113,14 @@ pub(crate) struct RawSettings {
     /// Log format: `auto`, `human` or `json` [default: auto]
     #[arg(long, env = "CORACLE_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
-    /// Where the controller serves the other roles: `unix:/path` or host:port (controller only)
+    /// Where a controller, or an agent for gateways on other machines, serves the other roles:
+    /// `unix:/path` or host:port [default: for an agent, a socket in the data directory]
     #[arg(long, env = "CORACLE_LISTEN", value_name = "ADDR")]
     pub(crate) listen: Option<String>,
+    /// Where controllers keep artifacts: `file` (each in its data directory), `s3://bucket/prefix`
+    /// or `file:///directory` (one that all controllers share) [default: file]
+    #[arg(long, env = "CORACLE_ARTIFACT_STORE", value_name = "URL")]
+    pub(crate) artifact_store: Option<String>,
     /// Controllers to dial, separated by commas (agent and gateway only)
     #[arg(
         long,
@@ -170,6 +176,7 @@ impl RawSettings {
             log,
             log_format,
             listen,
+            artifact_store,
             controllers,
         ))
     }
@@ -227,6 +234,7 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) listen: Option<Address>,
+    pub(crate) artifact_store: StoreUrl,
     pub(crate) controllers: Vec<Address>,
 }
 
@@ -325,6 +333,11 @@ impl Settings {
         if threads == 0 {
             errors.push("gateway-threads: must be at least 1".to_owned());
         }
+        let artifact_store = raw.artifact_store.as_deref().map(str::parse).transpose();
+        let artifact_store = artifact_store.unwrap_or_else(|error: StoreUrlError| {
+            errors.push(format!("artifact-store: {error}"));
+            None
+        });
         let mut address = |name: &str, text: &str| match text.parse::<Address>() {
             Ok(address) => Some(address),
             Err(error) => {
@@ -388,6 +401,7 @@ impl Settings {
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             log_format,
             listen,
+            artifact_store: artifact_store.unwrap_or_default(),
             controllers,
         })
     }
@@ -438,12 +452,20 @@ mod tests {
             image_route: Some("magic".into()),
             label: Some(vec!["zone".into()]),
             public_url: Some("ftp://x".into()),
+            artifact_store: Some("s4://bucket".into()),
             ..RawSettings::default()
         };
         let CliError::Usage(text) = raw.check().unwrap_err() else {
             panic!("not a usage error")
         };
-        for field in ["invoke", "admin", "image-route", "label", "public-url"] {
+        for field in [
+            "invoke",
+            "admin",
+            "image-route",
+            "label",
+            "public-url",
+            "artifact-store",
+        ] {
             assert!(
                 text.lines().any(|line| line.starts_with(field)),
                 "{field} in {text}"

@@ -6,12 +6,15 @@ use coracle_base::{Address, Clock, SystemClock};
 use coracle_model::limits;
 use coracle_planner::{BackoffConfig, PlannerConfig};
 
+use crate::artifacts::StoreUrl;
+
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Holds `log`, `artifacts` and `build-logs`. The caller holds the lock of the data directory.
+    /// Holds `log`, `build-logs` and, unless they are kept elsewhere, `artifacts`. The caller holds the lock of the data directory.
     pub data_dir: PathBuf,
     /// Eight hexadecimal characters.
     pub cluster_id: String,
+    pub artifact_store: StoreUrl,
     /// This member of the Raft group; never 0.
     pub member: u64,
     /// Where the gRPC services listen.
@@ -89,6 +92,7 @@ impl Config {
         Self {
             data_dir,
             cluster_id,
+            artifact_store: StoreUrl::Own,
             member: 1,
             listen,
             clock: Arc::new(SystemClock),

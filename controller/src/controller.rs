@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     api::{agents::Agents, management::Management, routing::Routing},
-    artifacts::{ArtifactError, Artifacts},
+    artifacts::{ArtifactError, Artifacts, FileStore, ObjectStore, Store, StoreUrl},
     build_logs::BuildLogs,
     config::Config,
     core::{Core, WriteError, fresh_write},
@@ -118,11 +118,17 @@ impl Config {
         let local = incoming.iter().map(Incoming::local_addr).collect();
 
         let (dir, member, limits) = (self.data_dir.clone(), self.member, self.leader.clone());
+        let (url, clock) = (self.artifact_store.clone(), Arc::clone(&self.clock));
         let opened = spawn_blocking(move || {
             let path = dir.join("log");
             let log = SledLog::open(&path, member);
             let log = log.map_err(|source| BuildError::Log { path, source })?;
-            let artifacts = Artifacts::open(dir.join("artifacts"), limits.artifact_max_bytes)?;
+            let store: Box<dyn Store> = match &url {
+                StoreUrl::Own => Box::new(FileStore::open(dir.join("artifacts"))?),
+                StoreUrl::Directory(path) => Box::new(ObjectStore::directory(path)?),
+                StoreUrl::S3 { bucket, prefix } => Box::new(ObjectStore::s3(bucket, prefix)?),
+            };
+            let artifacts = Artifacts::new(store, limits.artifact_max_bytes, clock);
             let path = dir.join("build-logs");
             let build_logs = BuildLogs::open(path.clone(), limits.build_log_max_bytes);
             let build_logs = build_logs.map_err(|source| BuildError::BuildLogs { path, source })?;

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
-mod artifacts;
+pub mod artifacts;
 mod build_logs;
 mod config;
 mod controller;
@@ -20,7 +20,6 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod testing;
 
-pub use artifacts::ArtifactError;
 pub use config::{Config, LeaderConfig};
 pub use controller::{BootstrapError, BuildError, Controller, RunError, Status};
 pub use coracle_planner::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};

@@ -29,7 +29,11 @@ use tokio::{
 use tower::ServiceExt;
 use uuid::Uuid;
 
-use crate::{control_plane::ControllerPort, shared::Shared};
+use crate::{
+    control_plane::ControllerPort,
+    refusal::{self, Answered, Words},
+    shared::Shared,
+};
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Followed logs never end by themselves, so the drain does not wait for ever.
@@ -96,15 +100,17 @@ pub(crate) async fn serve(
         let _ = stream.set_nodelay(true);
         let router = router.clone();
         let idle = limits.body_idle_timeout;
+        let (stream, stand) = refusal::Connection::new(stream, Words::Management);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let router = router.clone();
+            let answering = stand.answering();
             async move {
                 let request = request.map(|body| AxumBody::new(Patient::new(body, idle)));
                 let response = router
                     .oneshot(request)
                     .await
                     .unwrap_or_else(|never| match never {});
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| Answered::new(body, answering)))
             }
         });
         let connection = http1::Builder::new()

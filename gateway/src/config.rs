@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle_base::{Address, Clock, SystemClock};
+use coracle_base::{Address, Clock, SystemClock, Tls};
+use coracle_model::NodeId;
 use uuid::Uuid;
 
 /// Everything a gateway needs to know. Checked by [`Config::bind`](crate::Config::bind).
@@ -14,6 +15,11 @@ pub struct Config {
     pub controllers: Vec<Address>,
     /// Where to dial a node whose address is `memory:`, when the agent shares our process.
     pub local_node: Option<Address>,
+    /// The node of this data directory: its instances' sockets are on this machine, whatever the
+    /// address that its agent tells others.
+    pub local_node_id: Option<NodeId>,
+    /// What is shown to and believed of nodes on other machines.
+    pub tls: Option<Tls>,
     /// The invocation listener. Port 0 lets the system choose.
     pub invoke: SocketAddr,
     /// The API listener. Port 0 lets the system choose.
@@ -87,6 +93,8 @@ impl Config {
             gateway_id: Uuid::new_v4(),
             controllers,
             local_node: None,
+            local_node_id: None,
+            tls: None,
             invoke: loopback,
             api: loopback,
             threads: std::thread::available_parallelism().map_or(1, usize::from),

@@ -433,17 +433,18 @@ impl ControlPlane for ControllerPort {
         let nodes = self.nodes().await?;
         let mut streams = Vec::new();
         for node in &nodes {
-            self.shared.nodes.learn(node.node.id, &node.node.address);
-            let Some(mut client) = self.shared.nodes.client(node.node.id) else {
+            let node = &node.node;
+            self.shared.nodes.learn(node.id, &node.name, &node.address);
+            let Some(mut client) = self.shared.nodes.client(node.id) else {
                 continue;
             };
             match timeout(OPEN_LOG, client.logs(request.clone())).await {
                 Ok(Ok(stream)) => streams.push(stream.into_inner()),
                 Ok(Err(status)) => {
-                    tracing::warn!(node = %node.node.id, %status, "a node's logs are left out");
+                    tracing::warn!(node = %node.id, %status, "a node's logs are left out");
                 }
                 Err(_) => {
-                    tracing::warn!(node = %node.node.id, "a node's logs are left out: no answer")
+                    tracing::warn!(node = %node.id, "a node's logs are left out: no answer")
                 }
             }
         }

@@ -33,6 +33,8 @@ const UNLISTED_KEPT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) disabled: bool,
+    /// Its maximum is no instance.
+    pub(crate) no_instances: bool,
     pub(crate) key_required: bool,
     pub(crate) keys: Vec<Key>,
     /// The serving revision's number.
@@ -69,6 +71,7 @@ impl Route {
         });
         Self {
             disabled: route.disabled,
+            no_instances: route.scale.as_ref().is_some_and(|scale| scale.max == 0),
             key_required: route.key_required,
             keys: keys.collect(),
             revision: route.revision.as_ref().map(|r| r.number),

@@ -34,6 +34,7 @@ mod lookup;
 pub mod metrics;
 mod nodes;
 mod proxy;
+mod refusal;
 mod respond;
 mod routes;
 mod running;

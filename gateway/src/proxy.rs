@@ -21,8 +21,8 @@ use crate::{
     metrics::{self, FunctionMetrics},
     respond::{Code, Error},
     running::{Running, Streaming, dispatch_after},
-    upstream::{Broken, Conn},
-    verdict,
+    upstream::{Broken, Conn, Unreached},
+    verdict::{self, Verdict},
 };
 
 /// A caller of a function that ran too long waits this long for it to be dead before it hears.
@@ -172,6 +172,12 @@ async fn invoke(
     if route.disabled {
         return Err(Error::new(Code::Disabled, "the function is disabled"));
     }
+    if route.no_instances {
+        return Err(Error::new(
+            Code::NoInstances,
+            "the function's maximum is no instance",
+        ));
+    }
     if route.revision.is_none() {
         return Err(
             Error::new(Code::NotDeployed, "no revision of the function serves yet").retry_after(1),
@@ -284,7 +290,8 @@ impl Call {
                 error = %unsent.error, "a request could not be sent");
             self.local.pool.borrow_mut().drop_instance(&slot.instance);
             if unsent.written >= head {
-                return Err(self.instance_failed(slot.instance.clone()).await);
+                let relayed = conn.is_relayed();
+                return Err(self.instance_failed(slot.instance.clone(), relayed).await);
             }
             // The whole head never left, so nothing can have run.
             if !conn.kept {
@@ -352,11 +359,19 @@ impl Call {
             return kept;
         }
         self.local.shared.metrics.dials.increment(1);
-        match timeout_at(deadline, Conn::dial(&slot.instance)).await {
+        let dial = Conn::dial(&slot.instance, &self.local.shared.nodes);
+        match timeout_at(deadline, dial).await {
             Ok(Ok(conn)) => Some(conn),
-            Ok(Err(error)) => {
-                tracing::info!(instance = %slot.instance.id, %error, "an instance cannot be reached");
-                self.unreachable(slot);
+            Ok(Err(why)) => {
+                tracing::info!(instance = %slot.instance.id, node = %slot.instance.node,
+                    error = %why, "an instance cannot be reached");
+                match why {
+                    Unreached::Unknown => self.function.forget(slot.instance.id),
+                    Unreached::Full => dispatch_after(slot, slot.instance.busy()),
+                    Unreached::Io(_) | Unreached::Nowhere | Unreached::Ending => {
+                        self.unreachable(slot);
+                    }
+                }
                 None
             }
             Err(_) => None,
@@ -484,6 +499,7 @@ impl Call {
 
     async fn broken(&self, running: &mut Running, broken: &Broken) -> Error {
         let instance = running.slot().map(|slot| slot.instance.clone());
+        let relayed = running.is_relayed();
         if let Some(slot) = running.slot() {
             tracing::info!(instance = %slot.instance.id, request = &*self.id, %broken,
                 "an instance failed in the middle of a request");
@@ -496,19 +512,31 @@ impl Call {
         match (broken, instance) {
             (Broken::Violation(violation), _) => bad_response(violation.0),
             (Broken::Closed | Broken::Io(_), Some(instance)) => {
-                self.instance_failed(instance).await
+                self.instance_failed(instance, relayed).await
             }
             (Broken::Closed | Broken::Io(_), None) => ended(None),
         }
     }
 
     /// Its node has a moment to say why.
-    async fn instance_failed(&self, instance: Arc<Instance>) -> Error {
+    async fn instance_failed(&self, instance: Arc<Instance>, relayed: bool) -> Error {
+        let node = instance.node;
         let verdict = verdict::ask(self.local.shared.clone(), self.function.clone(), instance);
         // On the runtime that carries the connections to nodes, where it goes on when the caller
         // leaves: the instance is forgotten then all the same.
-        let asked = self.local.shared.control.spawn(verdict).await;
-        ended(asked.ok().flatten().as_ref())
+        let verdict = self.local.shared.control.spawn(verdict).await;
+        match verdict.unwrap_or(Verdict::NoAnswer) {
+            Verdict::Ended(reason) => ended(reason.as_ref()),
+            Verdict::GoesOn if relayed => relay_failed(
+                &self.local.shared.nodes.name(node),
+                "broke off; the instance goes on",
+            ),
+            Verdict::NoAnswer if relayed => relay_failed(
+                &self.local.shared.nodes.name(node),
+                "broke off, and the agent does not answer",
+            ),
+            Verdict::GoesOn | Verdict::NoAnswer => ended(None),
+        }
     }
 
     /// Kill first, answer second.
@@ -536,6 +564,13 @@ fn ended(reason: Option<&ExitReason>) -> Error {
         Some(reason) => Error::new(Code::InstanceFailed, format!("{message}: {reason}")),
         None => Error::new(Code::InstanceFailed, message),
     }
+}
+
+fn relay_failed(node: &str, how: &str) -> Error {
+    Error::new(
+        Code::RelayFailed,
+        format!("the connection through the agent of node {node} {how}"),
+    )
 }
 
 fn bad_response(what: &'static str) -> Error {

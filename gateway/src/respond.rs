@@ -42,6 +42,7 @@ codes! {
         Some("Send a live key of this function in the X-API-Key header.");
     NotFound = "not_found", NOT_FOUND,
         Some("Paths are /fn/{project}/{namespace}/{function}/…");
+    HeadTooLarge = "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, None;
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, None;
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, None;
     TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS,
@@ -53,9 +54,13 @@ codes! {
     NotImplemented = "not_implemented", NOT_IMPLEMENTED, None;
     InstanceFailed = "instance_failed", BAD_GATEWAY,
         Some("The request may have run; repeat it only if that is safe.");
+    RelayFailed = "relay_failed", BAD_GATEWAY,
+        Some("The request may have run; repeat it only if that is safe.");
     BadResponse = "bad_response", BAD_GATEWAY, None;
     InitFailed = "init_failed", BAD_GATEWAY, Some("The function's logs say what its code did.");
     Disabled = "disabled", SERVICE_UNAVAILABLE, None;
+    NoInstances = "no_instances", SERVICE_UNAVAILABLE,
+        Some("Raise the function's scale.max (Gcore: autoscaling.max_instances).");
     NotDeployed = "not_deployed", SERVICE_UNAVAILABLE,
         Some("Its first revision is still being built or deployed, or failed to.");
     FunctionFailing = "function_failing", SERVICE_UNAVAILABLE,

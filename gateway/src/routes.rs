@@ -146,7 +146,7 @@ impl Table {
 
         for node in &update.nodes {
             if let Some(id) = wire::uuid(&node.node) {
-                nodes.learn(NodeId(id), &node.address);
+                nodes.learn(NodeId(id), &node.name, &node.address);
             }
         }
         let mut gone = Vec::new();

@@ -16,7 +16,6 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::AsyncWriteExt,
-    net::unix::OwnedWriteHalf,
     task::JoinHandle,
     time::{Instant, Sleep, sleep_until, timeout, timeout_at},
 };
@@ -28,13 +27,13 @@ use crate::{
     demand::Presence,
     frames::{self, Frame, kind},
     local::Local,
-    upstream::{Broken, Conn},
+    upstream::{Broken, Conn, Sender},
 };
 
 /// How long a pump may take to notice that its client has gone.
 const PUMP_GRACE: Duration = Duration::from_secs(1);
 
-type Pumped = (OwnedWriteHalf, Result<(), Failed>);
+type Pumped = (Sender, Result<(), Failed>);
 
 #[derive(Debug)]
 struct Inner {
@@ -202,6 +201,13 @@ impl Running {
         Some(shared.control.spawn(stop))
     }
 
+    /// Whether an agent of another machine is in between.
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_some_and(|inner| inner.conn.is_relayed())
+    }
+
     pub(crate) fn slot(&self) -> Option<&Slot> {
         self.inner.as_ref().map(|inner| &inner.slot)
     }
@@ -241,8 +247,14 @@ async fn outlive(mut left: Running, mut inner: Inner) {
     if let Some(mut pump) = inner.pump.take() {
         match timeout(PUMP_GRACE, &mut pump).await {
             Ok(Ok((write, _))) => inner.conn.write = Some(write),
-            // Blocked by an instance that does not read; closing that half tells it.
-            _ => pump.abort(),
+            // Blocked by an instance that does not read. Closing that half tells it, where one can
+            // be closed alone; an agent in between is told by the end of the whole connection.
+            _ => {
+                pump.abort();
+                if inner.conn.is_relayed() {
+                    return;
+                }
+            }
         }
     }
     let mut cancel = BytesMut::with_capacity(8);
@@ -278,7 +290,7 @@ fn is_answer(frame: u8) -> bool {
 async fn pump(
     first: Bytes,
     mut rest: InBody,
-    mut write: OwnedWriteHalf,
+    mut write: Sender,
     limit: u64,
     idle: Duration,
 ) -> Pumped {
@@ -301,7 +313,7 @@ async fn pump(
             }
             Ok(None) => {
                 // As above: the answer tells.
-                let _ = write.write_all(&frames::data_header(0, true)).await;
+                let _ = send_all(&mut write, &frames::data_header(0, true)).await;
                 return (write, Ok(()));
             }
             Err(failed) => break failed,
@@ -311,11 +323,16 @@ async fn pump(
     let mut cancel = BytesMut::with_capacity(8);
     frames::encode(&mut cancel, kind::CANCEL, 0, |_| ());
     // As above.
-    let _ = write.write_all(&cancel).await;
+    let _ = send_all(&mut write, &cancel).await;
     (write, Err(failed))
 }
 
-async fn send_piece(write: &mut OwnedWriteHalf, mut piece: Bytes) -> std::io::Result<()> {
+async fn send_all(write: &mut Sender, bytes: &[u8]) -> std::io::Result<()> {
+    write.write_all(bytes).await?;
+    write.flush().await
+}
+
+async fn send_piece(write: &mut Sender, mut piece: Bytes) -> std::io::Result<()> {
     while !piece.is_empty() {
         let chunk = piece.split_to(piece.len().min(BUFFERED_MAX));
         let header = frames::data_header(chunk.len(), false);
@@ -323,7 +340,7 @@ async fn send_piece(write: &mut OwnedWriteHalf, mut piece: Bytes) -> std::io::Re
             .write_all_buf(&mut header.as_slice().chain(chunk))
             .await?;
     }
-    Ok(())
+    write.flush().await
 }
 
 /// The rest of an answer whose head has been sent.

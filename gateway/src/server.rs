@@ -28,6 +28,7 @@ use crate::{
     idle::{Answer, Connections},
     local::Local,
     proxy,
+    refusal::{self, Answered, Words},
     shared::Shared,
 };
 
@@ -157,14 +158,18 @@ fn connection(
     let origin = origin(local, peer);
     let watched = local.connections.watch();
     let number = watched.number();
+    let (stream, stand) = refusal::Connection::new(stream, Words::Invocation);
     let service = {
         let local = local.clone();
         service_fn(move |request: Request<hyper::body::Incoming>| {
             let (local, origin, serving) = (local.clone(), origin.clone(), watched.serving());
+            let answering = stand.answering();
             async move {
                 let request = request.map(InBody::Client);
                 let response = proxy::serve(local, origin, request).await;
-                Ok::<_, Infallible>(response.map(|body| Answer::new(body, serving)))
+                Ok::<_, Infallible>(
+                    response.map(|body| Answered::new(Answer::new(body, serving), answering)),
+                )
             }
         })
     };

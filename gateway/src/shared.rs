@@ -41,7 +41,11 @@ impl Shared {
         Arc::new(Self {
             table: Table::new(config.threads, config.base_domain.is_some()),
             controllers: Controllers::new(&config.controllers),
-            nodes: Nodes::new(config.local_node.clone()),
+            nodes: Nodes::new(
+                config.local_node.clone(),
+                config.local_node_id,
+                config.tls.clone(),
+            ),
             metrics: GatewayMetrics::new(),
             labelled: AtomicUsize::new(0),
             parked: Notify::new(),

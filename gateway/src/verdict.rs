@@ -15,27 +15,45 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// `None`: the node did not say in time, or says that the instance goes on. One that has ended is
-/// forgotten, so that the next request asks for another instead of waiting for this one.
+/// What a node says of an instance that broke off.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It has ended; `None` when the reason makes no sense here.
+    Ended(Option<ExitReason>),
+    GoesOn,
+    /// In time, that is.
+    NoAnswer,
+}
+
+/// One that has ended is forgotten, so that the next request asks for another instead of waiting
+/// for this one.
 ///
 /// Has to run on the control runtime, which carries the connections to nodes.
 pub(crate) async fn ask(
     shared: Arc<Shared>,
     function: Arc<Function>,
     instance: Arc<Instance>,
-) -> Option<ExitReason> {
-    let reason = timeout(PATIENCE, ended(&shared, &instance)).await.ok()?;
+) -> Verdict {
+    let mut goes_on = false;
+    let Ok(reason) = timeout(PATIENCE, ended(&shared, &instance, &mut goes_on)).await else {
+        return if goes_on {
+            Verdict::GoesOn
+        } else {
+            Verdict::NoAnswer
+        };
+    };
     function.forget(instance.id);
     match ExitReason::try_from(reason) {
-        Ok(reason) => Some(reason),
+        Ok(reason) => Verdict::Ended(Some(reason)),
         Err(error) => {
             tracing::warn!(instance = %instance.id, %error, "an end that makes no sense here");
-            None
+            Verdict::Ended(None)
         }
     }
 }
 
-async fn ended(shared: &Shared, instance: &Instance) -> v1::ExitReason {
+/// `goes_on`: the node's last word, for whoever stops waiting.
+async fn ended(shared: &Shared, instance: &Instance, goes_on: &mut bool) -> v1::ExitReason {
     let mut pause = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         if let Some(mut client) = shared.nodes.client(instance.node) {
@@ -43,12 +61,12 @@ async fn ended(shared: &Shared, instance: &Instance) -> v1::ExitReason {
                 instance: wire::bytes(instance.id.0),
             };
             match client.await_instance(request).await {
-                Ok(answer) => {
-                    if let Some(Outcome::Failed(reason)) = answer.into_inner().outcome {
-                        return reason;
-                    }
-                }
+                Ok(answer) => match answer.into_inner().outcome {
+                    Some(Outcome::Failed(reason)) => return reason,
+                    _ => *goes_on = true,
+                },
                 Err(status) => {
+                    *goes_on = false;
                     tracing::debug!(instance = %instance.id, %status, "asking the node again");
                 }
             }

@@ -32,6 +32,13 @@ pub struct Function {
     pub updated_at: Timestamp,
 }
 
+impl Function {
+    /// Whether it may have instances at all: what it has is kept, and calls are refused.
+    pub fn may_run(&self) -> bool {
+        !self.disabled && self.scale.max() > 0
+    }
+}
+
 /// How the shim calls the user's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

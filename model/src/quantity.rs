@@ -130,7 +130,8 @@ serde_u32! {
     Concurrency: Concurrency::new;
 }
 
-/// Floor and cap of a function's instances; the floor is at most the cap, by construction.
+/// Floor and cap of a function's instances; the floor is at most the cap, by construction. A cap of
+/// zero is a function that may not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawScaleBounds", into = "RawScaleBounds")]
 pub struct ScaleBounds {
@@ -153,10 +154,10 @@ impl ScaleBounds {
                 format_args!("must be 0 to {limit}, is {min}"),
             ));
         }
-        if !(1..=limit).contains(&max) {
+        if max > limit {
             return Err(Invalid::new(
                 "scale.max",
-                format_args!("must be 1 to {limit}, is {max}"),
+                format_args!("must be 0 to {limit}, is {max}"),
             ));
         }
         if min > max {
@@ -205,13 +206,13 @@ mod tests {
 
     #[test]
     fn bounds_name_the_field_that_broke() {
-        assert_eq!(
-            ScaleBounds::new(0, 50).map(|b| b.to_string()),
-            Ok("0..50".into())
-        );
+        for (min, max) in [(0, 0), (0, 50), (50, 50)] {
+            let shown = ScaleBounds::new(min, max).map(|b| b.to_string());
+            assert_eq!(shown, Ok(format!("{min}..{max}")));
+        }
         for (min, max, field) in [
             (51, 50, "scale.min"),
-            (0, 0, "scale.max"),
+            (1, 0, "scale.min"),
             (0, 51, "scale.max"),
             (3, 2, "scale.min"),
         ] {

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod relay;
 
 pub use convert::{ConvertError, Wire, required};
 

@@ -145,6 +145,18 @@ async fn a_floor_is_kept_and_a_disabled_function_has_nothing() {
         .ready_instances("floor", 2, Duration::from_secs(20))
         .await;
     assert_eq!(server.call("floor").await.ok().text(), "x");
+    let none = json!({"scale": {"min": 0, "max": 0}});
+    server
+        .admin
+        .json(http::Method::PATCH, &url, &none)
+        .await
+        .ok();
+    server
+        .ready_instances("floor", 0, Duration::from_secs(20))
+        .await;
+    let refused = server.call("floor").await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("x-coracle-error"), "no_instances");
     server
         .admin
         .send(http::Method::DELETE, &url, &[], "")

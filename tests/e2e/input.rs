@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Sends bytes and returns the first line of whatever comes back before the connection closes.
+/// Sends bytes and returns the head of whatever comes back before the connection closes.
 async fn raw(address: &str, bytes: &[u8]) -> String {
     let host = address.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.expect("connect");
@@ -21,15 +21,11 @@ async fn raw(address: &str, bytes: &[u8]) -> String {
     let mut buffer = [0; 4096];
     while let Ok(Ok(n)) = timeout(Duration::from_secs(15), stream.read(&mut buffer)).await {
         answer.extend_from_slice(&buffer[..n]);
-        if n == 0 || answer.contains(&b'\n') {
+        if n == 0 || answer.windows(4).any(|end| end == b"\r\n\r\n") {
             break;
         }
     }
-    String::from_utf8_lossy(&answer)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]
@@ -57,6 +53,11 @@ async fn hostile_http_is_refused_on_both_listeners_and_the_server_goes_on() {
             let line = raw(&server.address(listener), bytes).await;
             let fine = line.is_empty() || line.starts_with("HTTP/1.1 4");
             assert!(fine, "{what} on {listener}: {line}");
+            // Whoever answered: it says that it was not the function, and under which id.
+            for header in ["x-coracle-error:", "x-request-id:"] {
+                let marked = line.is_empty() || line.to_ascii_lowercase().contains(header);
+                assert!(marked, "{what} on {listener} lacks {header} {line}");
+            }
         }
     }
     // A body that ends early, and JSON that is none.

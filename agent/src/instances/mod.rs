@@ -9,6 +9,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -16,7 +17,8 @@ use std::{
 use coracle_base::{Clock, Shutdown};
 use coracle_driver::{Exit, InstanceDriver, LaunchError, LaunchOrder, Launched, Stop};
 use coracle_model::{ExitReason, FunctionId, InstanceId, InstanceSpec, Timestamp};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use coracle_proto::relay::Answer;
+use tokio::sync::{Notify, Semaphore, SetOnce, mpsc};
 
 use crate::{
     artifacts::{Artifacts, Hold},
@@ -28,7 +30,7 @@ use crate::{
 };
 
 pub use table::{Counts, Observed, Outcome, Ready};
-use table::{EXITS_MAX, Phase, Table};
+use table::{EXITS_MAX, Phase, Reach, Table};
 
 /// How long after a stop the driver may take to send the exit.
 const EXIT_OVERDUE: Duration = Duration::from_secs(5);
@@ -81,6 +83,8 @@ pub(crate) struct Instances {
     parts: Parts,
     table: Mutex<Table>,
     launches: Semaphore,
+    /// What an earlier agent left is known.
+    adopted: SetOnce<()>,
     /// One permit when something changed that the leader has not been told.
     changed: Notify,
 }
@@ -92,6 +96,7 @@ impl Instances {
             parts,
             table: Mutex::default(),
             launches,
+            adopted: SetOnce::new(),
             changed: Notify::new(),
         })
     }
@@ -134,6 +139,8 @@ impl Instances {
                 table.adopted(survivor, Hold::Everything(everything.clone()));
             }
         }
+        // Set already by an earlier call.
+        let _ = self.adopted.set(());
         self.changed();
         Ok(count)
     }
@@ -372,6 +379,23 @@ impl Instances {
             receiver,
         };
         waiting.outcome().await
+    }
+
+    /// Where an instance takes connections, once it does. What an earlier agent left running is
+    /// waited for, as is the end of a start.
+    pub(crate) async fn reach(&self, id: InstanceId) -> Result<PathBuf, Answer> {
+        self.adopted.wait().await;
+        let reach = self.table().reach(id);
+        match reach {
+            Reach::Ready(socket) => Ok(socket),
+            Reach::Ending => Err(Answer::Ending),
+            Reach::Unknown => Err(Answer::Unknown),
+            Reach::Starting => match self.wait(id).await {
+                Ok(Outcome::Ready(ready)) => Ok(ready.socket),
+                Ok(Outcome::Failed(_)) => Err(Answer::Unknown),
+                Err(WaitError::Full | WaitError::TimedOut) => Err(Answer::Full),
+            },
+        }
     }
 
     /// Everything for one report (see [`Table::report`]).

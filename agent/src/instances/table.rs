@@ -36,6 +36,16 @@ pub struct Ready {
     pub init: Duration,
 }
 
+/// Whether a new connection can be made to an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reach {
+    Starting,
+    Ready(PathBuf),
+    Ending,
+    /// Or over.
+    Unknown,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
     Starting {
@@ -143,12 +153,13 @@ impl Table {
             concurrency: survivor.concurrency,
             phase: Phase::Ready,
             since: survivor.started_at,
-            ready: Some(ready),
+            ready: Some(ready.clone()),
             hold: Some(hold),
             reported: None,
             acknowledged: false,
         };
         self.entries.insert(survivor.id, entry);
+        self.answer(survivor.id, &Outcome::Ready(ready));
     }
 
     /// Replaces what keeps its artifacts. False when it ended meanwhile.
@@ -371,6 +382,18 @@ impl Table {
                 Some(Outcome::Failed(ExitReason::Stopped))
             }
             Phase::Exited(reason) => Some(Outcome::Failed(reason.clone())),
+        }
+    }
+
+    pub(super) fn reach(&self, id: InstanceId) -> Reach {
+        let Some(entry) = self.entries.get(&id) else {
+            return Reach::Unknown;
+        };
+        match (&entry.phase, &entry.ready) {
+            (Phase::Starting { .. }, _) => Reach::Starting,
+            (Phase::Ready, Some(ready)) => Reach::Ready(ready.socket.clone()),
+            (Phase::Ready | Phase::Draining { .. } | Phase::Stopping { .. }, _) => Reach::Ending,
+            (Phase::Exited(_), _) => Reach::Unknown,
         }
     }
 

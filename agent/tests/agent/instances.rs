@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// An agent that follows, with nothing to do yet.
-async fn following(node: &NodeUnderTest) -> (Controller, Session, Running) {
+pub(crate) async fn following(node: &NodeUnderTest) -> (Controller, Session, Running) {
     let mut controller = Controller::start().await;
     let agent = node.start(&[controller.address.clone()]).await;
     let (mut session, _) = controller.session().await;
@@ -32,7 +32,7 @@ async fn following(node: &NodeUnderTest) -> (Controller, Session, Running) {
     (controller, session, agent)
 }
 
-fn upsert(instance: v1::DesiredInstance) -> v1::AssignmentDelta {
+pub(crate) fn upsert(instance: v1::DesiredInstance) -> v1::AssignmentDelta {
     v1::AssignmentDelta {
         upsert: vec![instance],
         ..v1::AssignmentDelta::default()

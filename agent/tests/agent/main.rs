@@ -7,4 +7,5 @@ mod builds;
 mod controller;
 mod instances;
 mod node;
+mod relay;
 mod sessions;

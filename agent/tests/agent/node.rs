@@ -51,13 +51,17 @@ impl NodeUnderTest {
     }
 
     pub(crate) async fn start(&self, controllers: &[Address]) -> Running {
+        self.start_on(Address::Memory(MemoryBus::new()), controllers)
+            .await
+    }
+
+    pub(crate) async fn start_on(&self, listen: Address, controllers: &[Address]) -> Running {
         let clock = Arc::new(SystemClock);
         let logs = LogStore::open(
             self.path().join("agent/logs"),
             LogLimits::default(),
             Arc::<SystemClock>::clone(&clock),
         );
-        let listen = Address::Memory(MemoryBus::new());
         let config = Config {
             data_dir: self.path().to_owned(),
             node_id: NodeId(Uuid::from_u128(77)),
@@ -100,9 +104,13 @@ impl NodeUnderTest {
         let shutdown = Shutdown::new();
         let (running, ending) = (Arc::clone(&agent), shutdown.clone());
         shutdown.spawn("agent", async move { running.run(ending).await });
+        let reached = match &listen {
+            Address::Tcp(_) => agent.address().parse().unwrap(),
+            _ => listen,
+        };
         Running {
             agent,
-            node: NodeServiceClient::new(listen.channel()),
+            node: NodeServiceClient::new(reached.channel()),
             shutdown,
         }
     }

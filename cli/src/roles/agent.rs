@@ -69,7 +69,10 @@ pub(super) async fn build(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: settings.labels.clone(),
         controllers,
-        listen: Address::Unix(run.join("agent.sock")),
+        listen: settings
+            .listen
+            .clone()
+            .unwrap_or_else(|| Address::Unix(run.join("agent.sock"))),
         advertise: None,
         driver: parts.driver,
         images: parts.images,

@@ -29,6 +29,7 @@ pub(super) async fn build(
     // The log holds functions' variables, and the artifacts their code.
     let folder = data.folder("controller", 0o700)?;
     let mut config = Config::standalone(folder, data.identity().cluster_id.clone(), listen);
+    config.artifact_store = settings.artifact_store.clone();
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let scaling = &mut config.planner.scaling;
     scaling.idle_ms = millis(settings.idle_after);

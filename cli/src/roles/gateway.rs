@@ -4,19 +4,27 @@ use std::{net::SocketAddr, pin::pin};
 
 use coracle_base::{Address, Shutdown};
 use coracle_gateway::{Config, Gateway, Handle};
+use coracle_model::NodeId;
 
 use super::signals::Signals;
-use crate::{admin::Admin, data::ServerFile, error::CliError, settings::Settings};
+use crate::{
+    admin::Admin,
+    data::{DataDir, ServerFile},
+    error::CliError,
+    settings::Settings,
+};
 
 #[derive(Debug)]
 pub(super) struct Role(Gateway);
 
 pub(super) async fn bind(
     settings: &Settings,
+    data: &DataDir,
     controllers: Vec<Address>,
     admin: &mut Admin,
 ) -> Result<Role, CliError> {
     let mut config = Config::new(controllers);
+    config.local_node_id = Some(NodeId(data.identity().node_id));
     config.invoke = settings.invoke;
     config.api = settings.api;
     config.threads = settings.gateway_threads;

@@ -48,9 +48,12 @@ impl ScalingConfig {
 pub struct BackoffConfig {
     pub first_ms: u64,
     pub most_ms: u64,
-    /// The same for a revision whose instances start and end later: requests that crash it must
-    /// not take it from everybody else for minutes.
+    /// The same for a revision whose instances start and end later, also for a request that ran
+    /// past its timeout: requests that crash or hang it must not take it from everybody else for
+    /// minutes.
     pub answered_most_ms: u64,
+    /// Instances that are killed for hanging requests within this time count as one hang.
+    pub together_ms: u64,
     /// An instance that answered for this long before it failed is replaced at once, and the
     /// failures before it are forgotten.
     pub healthy_after_ms: u64,
@@ -62,6 +65,7 @@ impl Default for BackoffConfig {
             first_ms: 1_000,
             most_ms: 300_000,
             answered_most_ms: 4_000,
+            together_ms: 1_000,
             healthy_after_ms: 10_000,
         }
     }

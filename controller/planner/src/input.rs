@@ -132,6 +132,16 @@ pub struct FunctionInput {
     pub scaled: ScaleMemory,
 }
 
+impl FunctionInput {
+    /// Why it may have no instance, if it may not.
+    pub(crate) fn may_not_run(&self) -> Option<&'static str> {
+        if self.disabled {
+            return Some("the function is disabled");
+        }
+        (self.scale.max() == 0).then_some("the function's maximum is no instance")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Ordered, not yet answering.

@@ -152,10 +152,10 @@ impl<'a> Planner<'a> {
         let current = of(serving.map(|s| s.id));
         let (mut leaving, mut staying) = self.split(&current);
         let wanted = self.scale(id, function, &current);
-        if function.disabled {
-            // Also a newest revision that has not proved itself: it does so when it is enabled.
+        if let Some(why) = function.may_not_run() {
+            // Also a newest revision that has not proved itself: it does so when it may.
             for instance in live {
-                self.drain(instance, "the function is disabled");
+                self.drain(instance, why);
             }
             return;
         }

@@ -6,7 +6,7 @@ use coracle_model::{NodeId, RuntimeName};
 
 use crate::input::{Input, NodeInput};
 
-/// Per node and runtime that any enabled function uses: the configured count, raised by the starts
+/// Per node and runtime that any function uses that may run: the configured count, raised by the starts
 /// of the last minute (a burst is met by stems only if they are there before it), lowered to the
 /// memory that stems may take. Only where the image is: a stem must never cause an image build.
 pub(crate) fn size(
@@ -17,7 +17,7 @@ pub(crate) fn size(
     let used: BTreeSet<&RuntimeName> = input
         .functions
         .values()
-        .filter(|function| !function.disabled)
+        .filter(|function| function.may_not_run().is_none())
         .flat_map(|f| {
             f.serving
                 .iter()

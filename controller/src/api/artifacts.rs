@@ -9,7 +9,10 @@ use futures_util::stream;
 use tonic::{Status, Streaming};
 
 use super::{Streamed, internal};
-use crate::{artifacts::ArtifactError, core::Core};
+use crate::{
+    artifacts::ArtifactError,
+    core::{Core, chain},
+};
 
 /// An upload that says nothing for this long is given up.
 const UPLOAD_IDLE: Duration = Duration::from_secs(60);
@@ -18,15 +21,15 @@ pub(super) async fn put(
     core: &Core,
     mut chunks: Streaming<v1::ArtifactChunk>,
 ) -> Result<v1::PutArtifactResponse, Status> {
-    let mut writer = core.artifacts.writer().await.map_err(failed)?;
+    let mut upload = core.artifacts.upload().await.map_err(failed)?;
     loop {
         let chunk = tokio::time::timeout(UPLOAD_IDLE, chunks.message()).await;
         match chunk.map_err(|_| Status::deadline_exceeded("the upload stopped"))?? {
-            Some(chunk) => writer.write(chunk.data).await.map_err(failed)?,
+            Some(chunk) => upload.write(chunk.data).await.map_err(failed)?,
             None => break,
         }
     }
-    let (digest, size) = writer.finish().await.map_err(failed)?;
+    let (digest, size) = upload.finish().await.map_err(failed)?;
     Ok(v1::PutArtifactResponse {
         digest: digest.to_wire(),
         size,
@@ -37,7 +40,7 @@ pub(super) async fn get(
     core: &Core,
     digest: Digest,
 ) -> Result<Streamed<v1::ArtifactChunk>, Status> {
-    let reader = core.artifacts.reader(digest).await.map_err(failed)?;
+    let reader = core.artifacts.read(digest).await.map_err(failed)?;
     Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
         match reader.next().await {
@@ -56,7 +59,11 @@ fn failed(error: ArtifactError) -> Status {
             tracing::error!(%error, "a stored artifact is damaged");
             Status::data_loss(error.to_string())
         }
-        ArtifactError::Io { .. } => internal("artifact", &error),
+        // Another controller's disk or connection may do.
+        ArtifactError::Io { .. } | ArtifactError::Object { .. } => {
+            tracing::error!(error = %chain(&error), "artifact");
+            Status::unavailable(error.to_string())
+        }
     }
 }
 

@@ -54,7 +54,7 @@ impl Management {
             _ => {}
         }
         for (field, digest) in named {
-            if !self.core.artifacts.contains(digest).await {
+            if !self.core.artifacts.hold(digest).await.unwrap_or(false) {
                 let reason = format!("artifact {digest} was not uploaded");
                 return Err(Invalid::new(field, reason).into());
             }

@@ -89,6 +89,9 @@ pub(crate) fn activate(
     if record.function.disabled {
         return refuse("the function is disabled", RETRY_NO_ROOM_MS);
     }
+    if !record.function.may_run() {
+        return refuse("the function's maximum is no instance", RETRY_NO_ROOM_MS);
+    }
     let Some(serving) = record.serving() else {
         return refuse(not_serving(record), RETRY_SOON_MS);
     };

@@ -246,7 +246,7 @@ async fn missing(core: &Core, output: &BuildOutput) -> Option<coracle_model::Dig
         .into_iter()
         .flatten()
     {
-        if !core.artifacts.contains(digest).await {
+        if !core.artifacts.hold(digest).await.unwrap_or(false) {
             return Some(digest);
         }
     }

@@ -34,17 +34,11 @@ async fn artifacts(core: &Core) -> Result<u64, ArtifactError> {
     let grace = u64::try_from(core.config.artifact_grace.as_millis()).unwrap_or(u64::MAX);
     // Listed before the view is read: what was named in between is in the view.
     let stored = core.artifacts.list().await?;
-    let view = core.view();
-    let named = view.referenced_artifacts();
-    let mut removed = 0;
-    for artifact in stored {
-        let age = core.clock.now_millis().saturating_sub(artifact.modified);
-        if age >= grace && !named.contains(&artifact.digest) {
-            tracing::debug!(digest = %artifact.digest, bytes = artifact.bytes, "artifact collected");
-            core.artifacts.remove(artifact).await?;
-            removed += 1;
-        }
-    }
+    let named = core.view().referenced_artifacts();
+    let removed = core
+        .artifacts
+        .collect(stored, grace, |digest| named.contains(digest))
+        .await?;
     metrics::artifacts_removed(removed);
     Ok(removed)
 }

@@ -380,6 +380,7 @@ impl Memory {
             return;
         };
         let answered = instance.ready_at.map_or(0, |at| now.since(at));
+        let well = answered.saturating_sub(last_request_ms(&instance.spec, &reason));
         // What ends while it drains was told to, whatever it says on its way out.
         let reason = if instance.is_draining() {
             ExitReason::Stopped
@@ -392,7 +393,7 @@ impl Memory {
         metrics::exited(exit_kind(&reason));
         let revision = instance.spec.revision;
         let before = self.failures.get(&revision);
-        let after = Failures::after(before, &self.backoff, now, &reason, answered);
+        let after = Failures::after(before, &self.backoff, now, &reason, well);
         if let Some(failures) = after {
             self.failures.insert(revision, failures);
         }
@@ -476,6 +477,17 @@ impl Memory {
         self.deploys
             .retain(|id, _| view.revision(*id).is_some_and(|r| !r.stage.is_final()));
     }
+}
+
+/// How long before an instance's end the request began that ended it, where that is known: one that
+/// ran past its timeout, beside which others may have had as long again to finish.
+fn last_request_ms(spec: &InstanceSpec, reason: &ExitReason) -> u64 {
+    let timeouts = match reason {
+        ExitReason::TimedOut if spec.concurrency.get() > 1 => 2,
+        ExitReason::TimedOut => 1,
+        _ => 0,
+    };
+    u64::from(spec.timeout.secs()) * 1_000 * timeouts
 }
 
 fn node_input(node: &Node, overcommit: Overcommit) -> NodeInput {

@@ -138,10 +138,10 @@ pub(crate) fn decide(desk: &Desk, now: Timestamp, fresh: &mut dyn FnMut() -> Ins
 /// Since when each revision has been proving itself.
 fn follow_deploys(memory: &mut Memory, view: &View, now: Timestamp) {
     for revision in view.unsettled().filter(|r| r.stage == Stage::Deploying) {
-        let disabled = view
+        let rests = view
             .function(revision.id.function)
-            .is_some_and(|f| f.function.disabled);
-        if disabled {
+            .is_some_and(|f| !f.function.may_run());
+        if rests {
             memory.deploys.remove(&revision.id);
         } else if !memory.deploys.contains_key(&revision.id) {
             let ready = memory.counts(revision.id).0 > 0;

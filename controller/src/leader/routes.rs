@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_base::Shutdown;
-use coracle_model::{FunctionId, NodeId, RevisionId, Stage, Timestamp};
+use coracle_model::{FunctionId, RevisionId, Stage, Timestamp};
 use coracle_planner::Phase;
 use coracle_proto::{Wire as _, v1};
 use coracle_state::{FunctionRecord, View};
@@ -103,17 +103,13 @@ pub(crate) fn route_instance(instance: &Instance) -> v1::RouteInstance {
 }
 
 pub(crate) fn nodes(memory: &Memory) -> Vec<v1::NodeAddress> {
-    let address = |(id, address): (&NodeId, String)| v1::NodeAddress {
+    let nodes = memory.nodes.iter().filter(|(_, entry)| entry.heard);
+    let address = nodes.map(|(id, entry)| v1::NodeAddress {
         node: id.to_wire(),
-        address,
-    };
-    memory
-        .nodes
-        .iter()
-        .filter(|(_, entry)| entry.heard)
-        .map(|(id, entry)| (id, entry.node.address.clone()))
-        .map(address)
-        .collect()
+        address: entry.node.address.clone(),
+        name: entry.node.name.clone(),
+    });
+    address.collect()
 }
 
 /// The term's feed begins. Not before the agents were heard: routes without the instances that run

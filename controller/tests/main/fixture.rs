@@ -34,6 +34,7 @@ pub struct Server {
 /// Windows and paces of fractions of a second.
 pub fn config(dir: &std::path::Path, bus: &MemoryBus) -> Config {
     Config {
+        artifact_store: coracle_controller::artifacts::StoreUrl::Own,
         data_dir: dir.to_owned(),
         cluster_id: "0badcafe".into(),
         member: 1,

@@ -96,6 +96,48 @@ async fn the_minimum_is_restored_after_a_loss_and_a_crash_loop_is_backed_off_and
 }
 
 #[tokio::test]
+async fn the_second_hang_in_a_row_is_backed_off_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = |config: &mut coracle_controller::Config| {
+        config.backoff.first_ms = 60_000;
+        config.backoff.answered_most_ms = 60_000;
+        config.backoff.together_ms = 0;
+    };
+    let server = Server::with(dir.path(), slow).await;
+    let agent = Agent::new();
+    let session = agent.connect(&server.channel).await;
+    server.create("hello", 1, 3).await;
+    let id = server.serving("hello", 1).await.function.id;
+    let mut routes = server.routes().await;
+    let first = routes.until(id, |route| open(route) == 1).await.instances[0]
+        .id
+        .clone();
+
+    agent.exit(agent.live()[0], ExitReason::TimedOut);
+    session.report().await;
+    routes
+        .until(id, |route| {
+            open(route) == 1 && route.instances[0].id != first
+        })
+        .await;
+    let exits = server.describe("hello").await.exits;
+    assert_eq!(
+        (exits[0].reason.clone(), exits[0].retry_at),
+        (Some(ExitReason::TimedOut.into()), None),
+        "replaced at once"
+    );
+
+    agent.exit(agent.live()[0], ExitReason::TimedOut);
+    session.report().await;
+    let failing = routes.until(id, |route| !route.failing.is_empty()).await;
+    assert_eq!(failing.failing, ExitReason::TimedOut.to_string());
+    let exits = server.describe("hello").await.exits;
+    assert_eq!(exits[0].retry_at, Some(failing.retry_at));
+    let refused = server.activate(id, 1, 1).await;
+    assert_eq!(refused.refusal, failing.failing);
+}
+
+#[tokio::test]
 async fn without_room_an_activation_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
@@ -127,7 +169,7 @@ async fn without_room_an_activation_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_disabled_function_has_no_instances_and_comes_back() {
+async fn a_function_that_may_not_run_has_no_instances_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path()).await;
     let agent = Agent::new();
@@ -149,6 +191,26 @@ async fn a_disabled_function_has_no_instances_and_comes_back() {
             assert_eq!(
                 server.activate(id, 1, 1).await.refusal,
                 "the function is disabled"
+            );
+        }
+    }
+    for max in [0, 3] {
+        let bounds = |update: &mut coracle_model::operation::UpdateFunction| {
+            update.scale_min = Some(max.min(1));
+            update.scale_max = Some(max);
+        };
+        server.done(update("hello", bounds).0).await;
+        let count = usize::from(max > 0);
+        routes
+            .until(id, |route| {
+                let shown = route.scale.as_ref().is_some_and(|scale| scale.max == max);
+                shown && open(route) == count
+            })
+            .await;
+        if max == 0 {
+            assert_eq!(
+                server.activate(id, 1, 1).await.refusal,
+                "the function's maximum is no instance"
             );
         }
     }

@@ -34,7 +34,7 @@ pub(crate) enum Network {
 pub(crate) struct ScaleChange {
     /// 0 to 50; 0 lets the function sleep.
     pub(crate) min: Option<i64>,
-    /// 1 to 50.
+    /// 0 to 50; 0: the function may not run.
     pub(crate) max: Option<i64>,
 }
 

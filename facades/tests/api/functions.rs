@@ -197,6 +197,26 @@ async fn autoscaling_is_merged() {
     }
 }
 
+/// The seed's document gives 0 to 50 for both bounds.
+#[tokio::test]
+async fn a_maximum_of_no_instance_is_kept_and_shown() {
+    let server = gcore::with_hello().await;
+    server.run("hello");
+    assert_eq!(gcore::hello(&server).await["status"], "Running");
+    let none = json!({"min_instances": 0, "max_instances": 0});
+    let patch = json!({"autoscaling": none});
+    server.patch(gcore::HELLO, patch).await.ok();
+    let now = gcore::hello(&server).await;
+    assert_eq!(
+        (&now["autoscaling"], &now["status"]),
+        (&none, &json!("Disabled"))
+    );
+    assert_eq!(now["disabled"], false);
+    let patch = json!({"autoscaling": {"max_instances": 1}});
+    server.patch(gcore::HELLO, patch).await.ok();
+    assert_eq!(gcore::hello(&server).await["status"], "Running");
+}
+
 #[tokio::test]
 async fn an_empty_patch_changes_nothing_and_still_has_a_task() {
     let server = gcore::with_hello().await;

@@ -58,6 +58,11 @@ fn gcore_common() -> Vec<Case> {
         ),
         (
             "/autoscaling",
+            json!({"min_instances": 0, "max_instances": 0}),
+            None,
+        ),
+        (
+            "/autoscaling",
             json!({"min_instances": 50, "max_instances": 50}),
             None,
         ),
@@ -78,8 +83,13 @@ fn gcore_common() -> Vec<Case> {
         ),
         (
             "/autoscaling/max_instances",
-            json!(0),
+            json!(-1),
             Some("autoscaling.max_instances"),
+        ),
+        (
+            "/autoscaling",
+            json!({"min_instances": 1, "max_instances": 0}),
+            Some("autoscaling.min_instances"),
         ),
         (
             "/autoscaling/max_instances",
@@ -461,7 +471,9 @@ fn native_common() -> Vec<Case> {
         ("/scale", json!({"min": -1}), Some("scale.min")),
         ("/scale", json!({"min": 11}), Some("scale.min")),
         ("/scale", json!({"min": 51, "max": 50}), Some("scale.min")),
-        ("/scale", json!({"max": 0}), Some("scale.max")),
+        ("/scale", json!({"min": 0, "max": 0}), None),
+        ("/scale", json!({"min": 1, "max": 0}), Some("scale.min")),
+        ("/scale", json!({"max": -1}), Some("scale.max")),
         ("/scale", json!({"max": 51}), Some("scale.max")),
         (
             "/scale",

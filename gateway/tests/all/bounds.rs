@@ -78,6 +78,12 @@ async fn malformed_heads_end_in_a_4xx_or_a_closed_connection() {
             answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
             "{shown:?}: {answer}"
         );
+        if !answer.is_empty() {
+            let lower = answer.to_ascii_lowercase();
+            for header in ["x-coracle-error: ", "x-request-id: "] {
+                assert!(lower.contains(header), "{shown:?} lacks {header}: {answer}");
+            }
+        }
     }
     assert_eq!(instance.script.calls(), 0);
     assert_eq!(world.get(HELLO).await.status(), 200);

@@ -8,6 +8,8 @@
 mod bounds;
 mod cold;
 mod lifecycle;
+mod node;
+mod relay;
 mod streams;
 mod support;
 mod warm;

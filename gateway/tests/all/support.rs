@@ -52,6 +52,8 @@ type OnActivate =
 #[derive(Default)]
 pub(crate) struct Plane {
     routes: Mutex<(u64, Vec<v1::Route>)>,
+    /// Beside [`NODE`], which is here.
+    pub(crate) nodes: Mutex<Vec<v1::NodeAddress>>,
     feeds: Mutex<Vec<mpsc::Sender<Result<v1::RouteUpdate, Status>>>>,
     on_activate: Mutex<Option<Arc<OnActivate>>>,
     pub(crate) activations: Mutex<Vec<v1::ActivateRequest>>,
@@ -78,11 +80,19 @@ impl Plane {
             snapshot,
             upsert,
             remove: vec![],
-            nodes: vec![v1::NodeAddress {
-                node: id_bytes(NODE),
-                address: "memory:".into(),
-            }],
+            nodes: self.nodes(),
         }
+    }
+
+    fn nodes(&self) -> Vec<v1::NodeAddress> {
+        let here = v1::NodeAddress {
+            node: id_bytes(NODE),
+            address: "memory:".into(),
+            name: "here".into(),
+        };
+        let mut nodes = self.nodes.lock().unwrap().clone();
+        nodes.push(here);
+        nodes
     }
 
     pub(crate) async fn publish(&self, route: v1::Route) {
@@ -297,6 +307,8 @@ impl Script {
 
 pub(crate) struct Instance {
     pub(crate) id: Uuid,
+    /// Where the routes say that it is.
+    pub(crate) node: Uuid,
     pub(crate) path: PathBuf,
     pub(crate) script: Arc<Script>,
     listener: Option<JoinHandle<()>>,
@@ -529,6 +541,7 @@ impl World {
         };
         Instance {
             id,
+            node: NODE,
             path,
             script,
             listener: Some(tokio::spawn(accept)),
@@ -557,7 +570,7 @@ impl World {
     pub(crate) fn listed(&self, function: Uuid, instance: &Instance) -> v1::RouteInstance {
         v1::RouteInstance {
             id: id_bytes(instance.id),
-            node: id_bytes(NODE),
+            node: id_bytes(instance.node),
             revision: Some(v1::RevisionId {
                 function: id_bytes(function),
                 number: 1,

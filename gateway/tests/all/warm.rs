@@ -248,6 +248,14 @@ async fn keys_disabled_functions_and_unknown_addresses() {
     route.disabled = true;
     world.publish(route).await;
     assert_eq!(code(&world.get(HELLO).await), "disabled");
+    let mut route = world.route(function, &[&instance]);
+    route.scale = Some(v1::ScaleBounds { min: 0, max: 0 });
+    world.publish(route).await;
+    let refused = world.get(HELLO).await;
+    assert_eq!(
+        (refused.status().as_u16(), code(&refused)),
+        (503, "no_instances")
+    );
     let mut route = world.route(function, &[]);
     route.revision = None;
     world.publish(route).await;

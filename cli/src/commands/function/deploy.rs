@@ -58,7 +58,7 @@ pub(crate) struct Deploy {
     /// Instances kept at all times
     #[arg(long)]
     min: Option<u32>,
-    /// Most instances
+    /// Most instances; 0: it may not run
     #[arg(long)]
     max: Option<u32>,
     /// egress or none
@@ -200,6 +200,14 @@ fn timed_out() -> CliError {
     CliError::TimedOut("still not running; `coracle fn describe` says why".to_owned())
 }
 
+fn may_not_run(function: &Value) -> Option<&'static str> {
+    if function.get("disabled") == Some(&Value::Bool(true)) {
+        return Some("is disabled");
+    }
+    let max = function.pointer("/scale/max").and_then(Value::as_u64);
+    (max == Some(0)).then_some("may have no instance")
+}
+
 async fn wait_until_final(
     api: &Api,
     path: &str,
@@ -216,8 +224,8 @@ async fn wait_until_final(
         let reason = || text(&value, "/revision/reason");
         match text(&value, "/revision/stage").as_str() {
             "running" => return Ok(value),
-            "deploying" if value.get("disabled") == Some(&Value::Bool(true)) => {
-                eprintln!("built; it is disabled, and proves itself when it is enabled");
+            "deploying" if let Some(why) = may_not_run(&value) => {
+                eprintln!("built; it {why}, and proves itself when it may run");
                 return Ok(value);
             }
             "build_failed" => return Err(CliError::Failed(format!("build failed: {}", reason()))),

@@ -219,6 +219,11 @@ fn disabled_deleted_and_superseded_ones_drain_until_their_timeout() {
     let plan = plan(&input, &mut ids());
     assert_eq!(plan.drain[0].deadline, Timestamp(NOW + 60_000 + 10_000));
 
+    let mut input = serving(2, 5, &[Ready, Ready]);
+    let function = input.functions.get_mut(&function_id(1)).unwrap();
+    function.scale = coracle_model::ScaleBounds::new(0, 0).unwrap();
+    check(&input, "drain 1.1 ×2");
+
     let mut input = serving(0, 5, &[Ready]);
     input.instances.push(instance(9, revision_id(1, 7), Ready));
     input

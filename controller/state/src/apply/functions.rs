@@ -121,7 +121,7 @@ impl Change<'_> {
             ..before.clone()
         };
         let mut changed = after != before;
-        let disabled = after.disabled;
+        let may_run = after.may_run();
         if changed {
             let record = self.state.view.functions.get_mut(&id).expect("just found");
             record.function = after;
@@ -133,8 +133,8 @@ impl Change<'_> {
         if changed || revision.is_some() {
             self.touch(id);
         }
-        if disabled && revision.is_none() && latest.stage == Stage::Deploying {
-            // It cannot prove itself while it is disabled; nobody can be asked to wait for that.
+        if !may_run && revision.is_none() && latest.stage == Stage::Deploying {
+            // It cannot prove itself while it may not run; nobody can be asked to wait for that.
             self.end_tasks(latest.id, &TaskState::Finished);
         }
         let new = NewTask::of_function(project, TaskVerb::Update, &by_name, id, revision);

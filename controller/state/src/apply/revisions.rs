@@ -140,8 +140,8 @@ impl Change<'_> {
             .functions
             .get(&id.function)
             .expect("just found");
-        if record.function.disabled {
-            // It proves itself when it is enabled; nobody can be asked to wait for that.
+        if !record.function.may_run() {
+            // It proves itself when it may run; nobody can be asked to wait for that.
             self.end_tasks(id, &TaskState::Finished);
         }
     }

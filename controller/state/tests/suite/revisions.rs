@@ -262,6 +262,33 @@ fn reasons_are_kept_short() {
 }
 
 #[test]
+fn a_function_of_no_instances_is_not_waited_for() {
+    let mut f = Fixture::new();
+    let id = f.create(10, "hello");
+    let revision = f.latest(id).id;
+    let bounds = |max| {
+        change(UpdateFunction {
+            scale_min: Some(0),
+            scale_max: Some(max),
+            ..update("hello")
+        })
+    };
+    f.done(bounds(0));
+    assert_eq!(f.task(10), TaskState::Running, "it is still being built");
+    f.step(Body::FinishBuild {
+        revision,
+        output: output("x"),
+    });
+    assert_eq!(
+        (f.stage(revision), f.task(10)),
+        (Stage::Deploying, TaskState::Finished)
+    );
+    f.done(bounds(1));
+    f.step(Body::Promote { revision });
+    assert_eq!(f.record(id).function.serving, Some(revision));
+}
+
+#[test]
 fn a_disabled_function_is_not_waited_for() {
     let mut f = Fixture::new();
     let create = CreateFunction {

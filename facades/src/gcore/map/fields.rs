@@ -77,17 +77,14 @@ pub(crate) fn autoscaling(
     given: &wire::Autoscaling,
 ) -> Result<(Option<u32>, Option<u32>), Invalid> {
     let most = limits::INSTANCES_MAX;
-    let bound = |field: &str, value: Option<i64>, least: u32| {
+    let bound = |field: &str, value: Option<i64>| {
         let Some(value) = value else { return Ok(None) };
-        let fit = u32::try_from(value)
-            .ok()
-            .filter(|v| (least..=most).contains(v));
-        fit.map(Some).ok_or_else(|| {
-            Invalid::new(field, format_args!("must be {least} to {most}, is {value}"))
-        })
+        let fit = u32::try_from(value).ok().filter(|v| *v <= most);
+        fit.map(Some)
+            .ok_or_else(|| Invalid::new(field, format_args!("must be 0 to {most}, is {value}")))
     };
-    let min = bound("autoscaling.min_instances", given.min_instances, 0)?;
-    let max = bound("autoscaling.max_instances", given.max_instances, 1)?;
+    let min = bound("autoscaling.min_instances", given.min_instances)?;
+    let max = bound("autoscaling.max_instances", given.max_instances)?;
     if let (Some(min), Some(max)) = (min, max) {
         ScaleBounds::new(min, max).map_err(|_| min_over_max(min, max))?;
     }

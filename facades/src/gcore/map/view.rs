@@ -109,7 +109,7 @@ fn build_status(view: &FunctionView) -> (&'static str, String) {
 /// As long as some revision answers, the function is running; how the newest fares is what
 /// `build_status` and `build_message` are for.
 pub(crate) fn status(view: &FunctionView) -> &'static str {
-    if view.function.disabled {
+    if !view.function.may_run() {
         return "Disabled";
     }
     if view.serving.is_some() {
