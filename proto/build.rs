@@ -3,8 +3,10 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["agent", "control", "join", "log", "model", "node", "route"]
-        .map(|name| format!("coracle/v1/{name}.proto"));
+    let files = [
+        "agent", "cluster", "control", "join", "log", "model", "node", "route",
+    ]
+    .map(|name| format!("coracle/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=coracle");
     let descriptors = protox::compile(files, ["."])?;
     // Every method there is, for the tests that ask something of each.

@@ -261,10 +261,14 @@ fn names(stream: &TlsStream<TcpStream>) -> io::Result<Option<Arc<[String]>>> {
     let Some(certificate) = session.peer_certificates().and_then(<[_]>::first) else {
         return Ok(None);
     };
-    let certificate = webpki::EndEntityCert::try_from(certificate).map_err(io::Error::other)?;
-    Ok(Some(
-        certificate.valid_uri_names().map(str::to_owned).collect(),
-    ))
+    names_of(certificate).map(|names| Some(names.into()))
+}
+
+/// The URIs in a certificate, given as DER.
+pub fn names_of(certificate: &[u8]) -> io::Result<Vec<String>> {
+    let der = CertificateDer::from(certificate);
+    let parsed = webpki::EndEntityCert::try_from(&der).map_err(io::Error::other)?;
+    Ok(parsed.valid_uri_names().map(str::to_owned).collect())
 }
 
 /// What TLS says of the other end of a connection.

@@ -6,7 +6,7 @@ use coracle_base::{Address, Clock, SystemClock};
 use coracle_model::limits;
 use coracle_planner::{BackoffConfig, PlannerConfig};
 
-use crate::artifacts::StoreUrl;
+use crate::{artifacts::StoreUrl, cluster::Identity};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -19,6 +19,8 @@ pub struct Config {
     pub member: u64,
     /// Where the gRPC services listen.
     pub listen: Vec<Address>,
+    /// In a cluster; none for a server by itself.
+    pub identity: Option<Identity>,
     pub clock: Arc<dyn Clock>,
     pub planner: PlannerConfig,
     pub backoff: BackoffConfig,
@@ -95,6 +97,7 @@ impl Config {
             artifact_store: StoreUrl::Own,
             member: 1,
             listen,
+            identity: None,
             clock: Arc::new(SystemClock),
             planner: PlannerConfig::default(),
             backoff: BackoffConfig::default(),

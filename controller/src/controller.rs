@@ -9,12 +9,14 @@ use std::{
 };
 
 use coracle_base::{Incoming, Shutdown};
+use coracle_identity::Guard;
 use coracle_model::{
     NamespaceId, Operation, ProjectId, Refusal, Token, WriteId,
     operation::{CreateNamespace, CreateToken},
 };
 use coracle_proto::v1::{
-    agents_server::AgentsServer, management_server::ManagementServer, routing_server::RoutingServer,
+    agents_server::AgentsServer, cluster_server::ClusterServer, join_server::JoinServer,
+    management_server::ManagementServer, routing_server::RoutingServer,
 };
 use coracle_replica::{Ended, NoPeers, Replica, SledLog, StartError};
 use coracle_state::Body;
@@ -23,9 +25,10 @@ use tonic::transport::Server;
 use uuid::Uuid;
 
 use crate::{
-    api::{agents::Agents, management::Management, routing::Routing},
+    api::{agents::Agents, cluster::Cluster, join::Join, management::Management, routing::Routing},
     artifacts::{ArtifactError, Artifacts, FileStore, ObjectStore, Store, StoreUrl},
     build_logs::BuildLogs,
+    cluster::{ClusterError, Founded, Founder},
     config::Config,
     core::{Core, WriteError, fresh_write},
     leader::{self, desk::Desk, memory::Leadership},
@@ -71,6 +74,14 @@ pub enum BootstrapError {
     NoLeader(Duration),
     #[error("the first objects were not written")]
     Write(#[from] WriteError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    #[error(transparent)]
+    Leader(BootstrapError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 /// A snapshot of how it stands; cheap to take.
@@ -146,10 +157,12 @@ impl Config {
         metrics::describe();
         let core = Core {
             cluster_id: self.cluster_id,
+            identity: self.identity,
             clock: self.clock,
             replica,
             artifacts,
             build_logs,
+            membership: tokio::sync::Mutex::new(()),
             desk: Desk::new(self.planner, self.backoff, self.leader, published, changes),
         };
         Ok(Controller {
@@ -207,12 +220,7 @@ impl Controller {
         token: Token,
         patience: Duration,
     ) -> Result<bool, BootstrapError> {
-        let mut status = self.core.replica.status();
-        let leads = status.wait_for(|status| status.leading().is_some());
-        match tokio::time::timeout(patience, leads).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(BootstrapError::NoLeader(patience)),
-        }
+        self.leads_within(patience).await?;
         let namespace = Operation::CreateNamespace(CreateNamespace {
             id: NamespaceId(Uuid::new_v4()),
             project: ProjectId::DEFAULT,
@@ -227,6 +235,28 @@ impl Controller {
         }
         self.add_token(token).await?;
         Ok(true)
+    }
+
+    async fn leads_within(&self, patience: Duration) -> Result<(), BootstrapError> {
+        let mut status = self.core.replica.status();
+        let leads = status.wait_for(|status| status.leading().is_some());
+        match tokio::time::timeout(patience, leads).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(BootstrapError::NoLeader(patience)),
+        }
+    }
+
+    /// Makes a cluster of what was a server by itself: its CA, its key, and this controller as its
+    /// first. Needs [`Controller::run`] to be running.
+    pub async fn found_cluster(
+        &self,
+        founder: Founder,
+        patience: Duration,
+    ) -> Result<Founded, FoundError> {
+        self.leads_within(patience)
+            .await
+            .map_err(FoundError::Leader)?;
+        Ok(self.core.found(founder).await?)
     }
 
     /// Makes a token beside those that there are, for whoever holds the data directory and lost the
@@ -291,10 +321,18 @@ async fn serve(
         shutdown: shutdown.clone(),
     };
     let asked = shutdown.clone();
+    let known = Arc::clone(&core);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .layer(Guard::with(move |component| known.belongs(component)))
+        .add_service(ClusterServer::new(Cluster {
+            core: Arc::clone(&core),
+        }))
+        .add_service(JoinServer::new(Join {
+            core: Arc::clone(&core),
+        }))
         .add_service(ManagementServer::new(management))
         .add_service(AgentsServer::new(agents))
         .add_service(RoutingServer::new(Routing { core }))

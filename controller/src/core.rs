@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     artifacts::Artifacts,
     build_logs::BuildLogs,
+    cluster::Identity,
     leader::desk::Desk,
     machine::{Published, Response},
     metrics,
@@ -34,10 +35,13 @@ pub enum WriteError {
 /// The desk, and what takes I/O: the replica, the disk, the clock.
 pub(crate) struct Core {
     pub(crate) cluster_id: String,
+    pub(crate) identity: Option<Identity>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replica: Replica<Response>,
     pub(crate) artifacts: Artifacts,
     pub(crate) build_logs: BuildLogs,
+    /// Held by whoever changes who is in the group.
+    pub(crate) membership: tokio::sync::Mutex<()>,
     pub(crate) desk: Desk,
 }
 

@@ -10,6 +10,7 @@
 mod api;
 pub mod artifacts;
 mod build_logs;
+mod cluster;
 mod config;
 mod controller;
 mod core;
@@ -20,7 +21,8 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod testing;
 
+pub use cluster::{ClusterError, Founded, Founder, Identity};
 pub use config::{Config, LeaderConfig};
-pub use controller::{BootstrapError, BuildError, Controller, RunError, Status};
+pub use controller::{BootstrapError, BuildError, Controller, FoundError, RunError, Status};
 pub use coracle_planner::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
 pub use core::WriteError;

@@ -30,6 +30,7 @@ pub const RULES: &[Rule] = &[
     rule("coracle.v1.Management", Some("GetArtifact"), ANYONE),
     rule("coracle.v1.Management", Some("PutArtifact"), ANYONE),
     rule("coracle.v1.Management", Some("Status"), ANYONE),
+    rule("coracle.v1.Cluster", None, ASKING),
     rule("coracle.v1.Routing", None, ASKING),
     // Served by agents.
     rule("coracle.v1.NodeService", None, ASKING),
@@ -120,7 +121,9 @@ mod tests {
                 ("Join", "Renew") | ("Management", "GetArtifact" | "PutArtifact" | "Status") => {
                     [true, true, true, false]
                 }
-                ("Management" | "Routing" | "NodeService", _) => [true, false, true, false],
+                ("Management" | "Cluster" | "Routing" | "NodeService", _) => {
+                    [true, false, true, false]
+                }
                 _ => panic!("{path}: whom is it for? Add it to access.rs, and here"),
             };
             let found = peers.map(|peer| check(&peer, &path).is_ok());

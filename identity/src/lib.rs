@@ -11,6 +11,7 @@
 
 pub mod access;
 mod authority;
+mod client;
 mod guard;
 mod hash;
 mod keys;
@@ -19,6 +20,7 @@ mod peer;
 mod store;
 
 pub use authority::{Authority, AuthorityError, Issued, KeyPair, LIFETIME};
+pub use client::{Candidate, Invitation, JoinError, Renewal, join};
 pub use guard::Guard;
 pub use hash::CaHash;
 pub use keys::{ClusterKey, KeyError, WrappingKey};

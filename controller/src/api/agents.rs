@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_base::Shutdown;
+use coracle_identity::Peer;
 use coracle_model::{BuildId, NodeId, Refusal, RevisionId};
 use coracle_proto::{
     ConvertError, Wire as _, required,
@@ -38,6 +39,7 @@ impl v1::agents_server::Agents for Agents {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         self.core.require_leader()?;
+        let peer = Peer::of(&request);
         let mut inbound = request.into_inner();
         let hello = tokio::time::timeout(HELLO_WITHIN, inbound.message());
         let hello = hello
@@ -48,6 +50,11 @@ impl v1::agents_server::Agents for Agents {
         };
         let report = Report::try_from(hello)?;
         let node = report.node.id;
+        if !peer.is_node(node) {
+            return Err(Status::permission_denied(format!(
+                "this agent's certificate is not that of node {node}"
+            )));
+        }
         let name = report.node.name.clone();
         if let Some(register) = self.core.admit(&report).map_err(not_admitted)? {
             let replaces = register.replaces;

@@ -2,6 +2,8 @@
 
 pub(crate) mod agents;
 mod artifacts;
+pub(crate) mod cluster;
+pub(crate) mod join;
 pub(crate) mod management;
 pub(crate) mod routing;
 

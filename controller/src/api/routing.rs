@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use coracle_identity::Peer;
 use coracle_model::{ActivationId, FunctionId};
 use coracle_planner::{DemandSample, GatewayId};
 use coracle_proto::{ConvertError, Wire as _, v1};
@@ -55,10 +56,11 @@ impl v1::routing_server::Routing for Routing {
         request: Request<v1::ActivateRequest>,
     ) -> Result<Response<v1::ActivateResponse>, Status> {
         let started = Instant::now();
+        let peer = Peer::of(&request);
         let request = request.into_inner();
         let activation = Activation {
             id: ActivationId::from_wire("activation", request.activation)?,
-            gateway: gateway(request.gateway)?,
+            gateway: gateway(peer, request.gateway)?,
             function: FunctionId::from_wire("function", request.function)?,
             parked: request.parked,
         };
@@ -86,8 +88,9 @@ impl v1::routing_server::Routing for Routing {
         &self,
         request: Request<v1::DemandReport>,
     ) -> Result<Response<v1::DemandAck>, Status> {
+        let peer = Peer::of(&request);
         let report = request.into_inner();
-        let gateway = gateway(report.gateway)?;
+        let gateway = gateway(peer, report.gateway)?;
         let mut samples = Vec::with_capacity(report.functions.len());
         for demand in report.functions {
             let id = FunctionId::from_wire("function", demand.function)?;
@@ -115,8 +118,14 @@ impl Routing {
     }
 }
 
-fn gateway(bytes: bytes::Bytes) -> Result<GatewayId, ConvertError> {
+/// A gateway speaks for itself; a controller hands on what one said to it.
+fn gateway(peer: Peer, bytes: bytes::Bytes) -> Result<GatewayId, Status> {
     let id =
         Uuid::from_slice(&bytes).map_err(|_| ConvertError::new("gateway", "must be 16 bytes"))?;
+    if !peer.is_gateway(id) && peer.member().is_none() {
+        return Err(Status::permission_denied(format!(
+            "this gateway's certificate is not that of gateway {id}"
+        )));
+    }
     Ok(GatewayId(id.into_bytes()))
 }

@@ -276,6 +276,11 @@ impl View {
         self.members.values()
     }
 
+    /// The newest number that was given out.
+    pub fn last_member(&self) -> u64 {
+        self.last_member
+    }
+
     /// Absent for a server by itself.
     pub fn secrets(&self) -> Option<&ClusterSecrets> {
         self.secrets.as_deref()

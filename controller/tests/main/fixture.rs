@@ -39,6 +39,7 @@ pub fn config(dir: &std::path::Path, bus: &MemoryBus) -> Config {
         cluster_id: "0badcafe".into(),
         member: 1,
         listen: vec![Address::Memory(bus.clone())],
+        identity: None,
         clock: Arc::new(SystemClock),
         planner: PlannerConfig {
             scaling: ScalingConfig {

@@ -8,6 +8,7 @@
 
 mod agent;
 mod fixture;
+mod join;
 mod lifecycle;
 mod nodes;
 mod restart;
