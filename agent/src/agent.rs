@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use coracle_base::{Address, Backoff, Incoming, Shutdown};
 use coracle_driver::{InstanceDriver, LaunchError, StemTarget};
-use coracle_model::RuntimeName;
+use coracle_model::{RuntimeName, Timestamp};
 use coracle_proto::{ConvertError, v1};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     desired::Desired,
     fetch::Controllers,
     health::{Health, HealthCell},
-    images::RuntimeImages,
+    images::{Image, RuntimeImages},
     instances::{Instances, Parts, chain},
     ledger::{Ledger, LedgerError},
     logs::LogStore,
@@ -88,7 +88,7 @@ pub(crate) struct Shared {
 }
 
 /// How many idle stems of each runtime, and their image.
-type Stems = BTreeMap<RuntimeName, (u32, PathBuf)>;
+type Stems = BTreeMap<RuntimeName, (u32, Image)>;
 
 impl Config {
     /// Opens what is on the disk and binds the data port; starts nothing yet.
@@ -319,9 +319,9 @@ impl Shared {
             .lock()
             .expect("never poisoned: no panic while held");
         if stems.as_ref() != Some(&wanted) {
-            let target = |(count, rootfs): &(u32, PathBuf)| StemTarget {
+            let target = |(count, image): &(u32, Image)| StemTarget {
                 count: *count,
-                rootfs: rootfs.clone(),
+                rootfs: image.rootfs().to_owned(),
             };
             let targets = wanted
                 .iter()
@@ -331,14 +331,21 @@ impl Shared {
         }
     }
 
-    async fn keep_reconciling(&self, shutdown: &Shutdown) {
+    fn look_at_images(&self) {
+        self.images.refresh();
+        let now = Timestamp(self.reporter.clock.now_millis());
+        let release = |rootfs: &Path| self.driver.release_image(rootfs);
+        metrics::images_removed(self.images.collect(now, &release));
+    }
+
+    async fn keep_reconciling(self: &Arc<Self>, shutdown: &Shutdown) {
         let mut tick = tokio::time::interval(self.limits.reconcile_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = tick.tick() => {
-                    let images = Arc::clone(&self.images);
-                    if let Err(crashed) = tokio::task::spawn_blocking(move || images.refresh()).await {
+                    let shared = Arc::clone(self);
+                    if let Err(crashed) = tokio::task::spawn_blocking(move || shared.look_at_images()).await {
                         tracing::error!(error = chain(&crashed), "cannot look for images");
                     }
                     self.instances.sweep();

@@ -319,7 +319,8 @@ impl Builds {
         let settings = &order.settings;
         let Source::Inline { code } = settings.source;
         let image = self.images.ensure(&settings.runtime, log.clone()).await;
-        image.map_err(|error| chain(&error))?;
+        // Held to the end: between two steps of a build no container uses it.
+        let _image = image.map_err(|error| chain(&error))?;
         let code = self.text(order.id, code).await?;
         let dependencies = match settings.dependencies {
             Some(digest) => Some(self.text(order.id, digest).await?),

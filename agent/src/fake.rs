@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -12,25 +12,25 @@ use std::{
 use async_trait::async_trait;
 use coracle_builder::archive;
 use coracle_driver::fake::Gate;
-use coracle_model::{RuntimeName, limits};
+use coracle_model::{RuntimeName, Timestamp, limits};
 use tokio::sync::mpsc;
 
 use crate::{
     build::{BuildFailure, BuildInput, Built, BuiltTar, SourceBuilder},
-    images::{ImageError, RuntimeImages},
+    images::{Image, ImageError, RuntimeImages},
 };
 
 /// Every runtime has an image, made by asking for it: one folder stands for all of them.
 #[derive(Debug)]
 pub struct FakeImages {
-    rootfs: PathBuf,
+    image: Image,
     made: Mutex<BTreeSet<RuntimeName>>,
 }
 
 impl FakeImages {
     pub fn new(rootfs: impl Into<PathBuf>) -> Self {
         Self {
-            rootfs: rootfs.into(),
+            image: Image::new(rootfs.into()),
             made: Mutex::default(),
         }
     }
@@ -44,8 +44,8 @@ impl FakeImages {
 
 #[async_trait]
 impl RuntimeImages for FakeImages {
-    fn present(&self, runtime: &RuntimeName) -> Option<PathBuf> {
-        self.made().contains(runtime).then(|| self.rootfs.clone())
+    fn present(&self, runtime: &RuntimeName) -> Option<Image> {
+        self.made().contains(runtime).then(|| self.image.clone())
     }
 
     fn all(&self) -> Vec<RuntimeName> {
@@ -54,18 +54,22 @@ impl RuntimeImages for FakeImages {
 
     fn refresh(&self) {}
 
+    fn collect(&self, _: Timestamp, _: &dyn Fn(&Path) -> bool) -> usize {
+        0
+    }
+
     async fn ensure(
         &self,
         runtime: &RuntimeName,
         log: mpsc::Sender<Vec<u8>>,
-    ) -> Result<PathBuf, ImageError> {
+    ) -> Result<Image, ImageError> {
         if self.made().insert(runtime.clone()) {
             // A closed log changes nothing.
             let _ = log
                 .send(format!("image {runtime}: made\n").into_bytes())
                 .await;
         }
-        Ok(self.rootfs.clone())
+        Ok(self.image.clone())
     }
 }
 

@@ -36,7 +36,7 @@ pub use agent::{Agent, StartError};
 pub use build::{BuildFailure, BuildInput, Built, BuiltTar, SourceBuilder};
 pub use config::{Config, Limits};
 pub use health::Health;
-pub use images::{ImageError, RuntimeImages};
+pub use images::{Image, ImageError, RuntimeImages};
 pub use instances::{Counts, InstanceLimits, Observed, Outcome, Ready, WaitError};
 pub use logs::{LogLimits, LogStore};
 pub use native::NodeImages;

@@ -72,6 +72,8 @@ metrics! {
         "Artifacts fetched from a controller.";
     ARTIFACT_EVICTIONS = "coracle_agent_artifact_evictions_total", Counter, [],
         "Artifacts removed to stay within the bound.";
+    IMAGES_REMOVED = "coracle_agent_images_removed_total", Counter, [],
+        "Superseded runtime images that were removed.";
     LOG_LINES = "coracle_agent_log_lines_total", Counter, [],
         "Lines of functions' output that were written.";
     LOG_LINES_DROPPED = "coracle_agent_log_lines_dropped_total", Counter, [],
@@ -106,6 +108,10 @@ pub(crate) fn instances(counts: &Counts) {
         gauge!(INSTANCES, "state" => state).set(count as f64);
     }
     set(WAITING, counts.waiting as u64);
+}
+
+pub(crate) fn images_removed(count: usize) {
+    counter!(IMAGES_REMOVED).increment(count as u64);
 }
 
 pub(crate) fn launched(launched: &Launched) {
@@ -244,6 +250,30 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn every_metric_has_its_row_in_the_documents() {
+        let page = include_str!("../../docs/metrics.md");
+        let rows: BTreeSet<_> = page
+            .lines()
+            .filter(|line| line.starts_with("| `coracle_agent_"))
+            .map(str::to_owned)
+            .collect();
+        let row = |metric: &Metric| {
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            let labels = match metric.labels {
+                [] => "–".to_owned(),
+                [label] => format!("`{label}`"),
+                more => panic!("how are the labels {more:?} shown?"),
+            };
+            format!(
+                "| `{}` | {kind} | {labels} | {} |",
+                metric.name, metric.help
+            )
+        };
+        let ours: BTreeSet<_> = ALL.iter().map(row).collect();
+        assert_eq!(rows, ours);
     }
 
     /// A constant that nothing records would be a promise that is not kept.

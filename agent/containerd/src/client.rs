@@ -1,7 +1,7 @@
 //! containerd's API with what its stubs leave out: the namespace, a time limit on every call, and
 //! which errors mean "it is already so".
 //!
-//! There are no leases here, on purpose: they protect snapshots and content from the garbage
+//! There are no leases here, on purpose (ADR 4): they protect snapshots and content from the garbage
 //! collector, and Coracle has neither (a container's root is the unpacked image directory, bound
 //! read-only). Container records are roots of the collector and stay until deleted.
 

@@ -248,7 +248,7 @@ impl Machine {
             writable: *writable,
         }));
         let spec = spec::container(&spec::Input {
-            root: &root,
+            root: &root.path,
             argv: &plan.argv,
             env: &plan.env,
             cwd: &plan.cwd,

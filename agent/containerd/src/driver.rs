@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -188,6 +189,16 @@ impl InstanceDriver for ContainerdDriver {
 
     fn set_stems(&self, targets: BTreeMap<RuntimeName, StemTarget>) {
         self.pools.set(targets);
+    }
+
+    fn release_image(&self, rootfs: &Path) -> bool {
+        match self.machine.images.release(rootfs) {
+            Ok(released) => released,
+            Err(error) => {
+                tracing::warn!(image = %rootfs.display(), %error, "cannot tell who uses an image");
+                false
+            }
+        }
     }
 
     fn stems(&self) -> BTreeMap<RuntimeName, u32> {

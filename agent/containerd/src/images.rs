@@ -9,7 +9,7 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{mount, spec::MOUNT_POINTS};
@@ -33,7 +33,26 @@ pub enum Error {
 #[derive(Debug)]
 pub(crate) struct Images {
     dir: PathBuf,
-    bound: Mutex<HashMap<(u64, u64), PathBuf>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bound: HashMap<Identity, Bound>,
+    /// Binds ever made: their names are never used again.
+    count: u64,
+}
+
+/// Of a directory, by device and inode and not by name: an image that was removed and made again
+/// is another one. A bind keeps its inode's number from being used again.
+type Identity = (u64, u64);
+
+/// An image's bind. While a clone of it lives a container is being made there, which the kernel does
+/// not know of yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Bound {
+    pub(crate) path: PathBuf,
+    making: Arc<()>,
 }
 
 impl Images {
@@ -49,18 +68,16 @@ impl Images {
         }
         Ok(Self {
             dir,
-            bound: Mutex::default(),
+            state: Mutex::default(),
         })
     }
 
     /// Where `rootfs` is bound. Blocking; checks the image at its first use.
-    pub(crate) fn bind(&self, rootfs: &Path) -> Result<PathBuf, Error> {
-        let meta = fs::metadata(rootfs).map_err(error("open the image", rootfs))?;
-        // By identity and not by name: an image that was removed and made again is another one.
-        let key = (meta.dev(), meta.ino());
-        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(path) = bound.get(&key) {
-            return Ok(path.clone());
+    pub(crate) fn bind(&self, rootfs: &Path) -> Result<Bound, Error> {
+        let image = identity(rootfs).map_err(error("open the image", rootfs))?;
+        let mut state = self.lock();
+        if let Some(bound) = state.bound.get(&image) {
+            return Ok(bound.clone());
         }
         let missing: Vec<_> = MOUNT_POINTS
             .into_iter()
@@ -74,11 +91,41 @@ impl Images {
                 missing,
             });
         }
-        let target = self.dir.join(bound.len().to_string());
+        state.count += 1;
+        let target = self.dir.join(state.count.to_string());
         fs::create_dir_all(&target).map_err(error("create", &target))?;
         mount::bind_private(rootfs, &target).map_err(error("bind the image at", &target))?;
-        bound.insert(key, target.clone());
-        Ok(target)
+        let bound = Bound {
+            path: target,
+            making: Arc::default(),
+        };
+        state.bound.insert(image, bound.clone());
+        Ok(bound)
+    }
+
+    /// Undoes the bind of an image that nothing on this machine uses. False, and nothing is undone,
+    /// where something does: the kernel is asked, so that containers count that this process never
+    /// heard of, such as those of another server. Blocking.
+    pub(crate) fn release(&self, rootfs: &Path) -> io::Result<bool> {
+        let image = match identity(rootfs) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            image => image?,
+        };
+        // Held to the end, so that no container begins meanwhile.
+        let mut state = self.lock();
+        let making = |bound: &Bound| Arc::strong_count(&bound.making) > 1;
+        if state.bound.get(&image).is_some_and(making) || is_a_root(image)? {
+            return Ok(false);
+        }
+        if let Some(bound) = state.bound.remove(&image) {
+            mount::unmount(&bound.path)?;
+            fs::remove_dir(&bound.path)?;
+        }
+        Ok(true)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Undoes all binds of a cluster.
@@ -92,6 +139,44 @@ impl Images {
         let _ = fs::remove_dir(&dir);
         let _ = fs::remove_dir(machine_dir);
     }
+}
+
+fn identity(dir: &Path) -> io::Result<Identity> {
+    let meta = fs::metadata(dir)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Whether some process has this directory as its root.
+fn is_a_root(image: Identity) -> io::Result<bool> {
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let is_process = name
+            .to_str()
+            .is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        if !is_process {
+            continue;
+        }
+        let process = Path::new("/proc").join(name);
+        match identity(&process.join("root")) {
+            Ok(root) if root == image => return Ok(true),
+            Ok(_) => {}
+            // Not even root may look into it: a container of ours hides nothing from the host.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied && !is_contained(&process) => {}
+            // It has just ended, or is about to and has no root any more.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a process is in a container of this or another server of this machine.
+fn is_contained(process: &Path) -> bool {
+    // One that has ended uses nothing.
+    fs::read_to_string(process.join("cgroup")).is_ok_and(|groups| groups.contains("/coracle-"))
 }
 
 fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

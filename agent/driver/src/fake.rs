@@ -57,6 +57,7 @@ struct State {
 #[derive(Debug)]
 struct Running {
     survivor: Survivor,
+    rootfs: PathBuf,
     command: watch::Sender<Command>,
     gone: watch::Receiver<bool>,
 }
@@ -147,6 +148,7 @@ impl FakeDriver {
             spec.id,
             Running {
                 survivor,
+                rootfs: order.rootfs.clone(),
                 command,
                 gone,
             },
@@ -283,6 +285,13 @@ impl InstanceDriver for FakeDriver {
             .into_iter()
             .map(|(k, target)| (k, target.count))
             .collect();
+    }
+
+    fn release_image(&self, rootfs: &Path) -> bool {
+        self.state()
+            .running
+            .values()
+            .all(|running| running.rootfs != rootfs)
     }
 
     fn stems(&self) -> BTreeMap<RuntimeName, u32> {

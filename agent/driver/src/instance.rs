@@ -1,6 +1,11 @@
 //! Instances: launch, stop, list, exits, stems.
 
-use std::{collections::BTreeMap, fmt::Debug, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use coracle_model::{
@@ -150,6 +155,11 @@ pub trait InstanceDriver: Debug + Send + Sync + 'static {
     /// Replaces the wanted stems. Refilled in the background, at a bounded rate, and not while
     /// `busy` says that requests wait.
     fn set_stems(&self, targets: BTreeMap<RuntimeName, StemTarget>);
+
+    /// Whether no container of this machine has this image as its root, nor is about to; whatever
+    /// the driver itself kept of it is given up then, so that it may be removed. Where that cannot
+    /// be told, false. Blocks.
+    fn release_image(&self, rootfs: &Path) -> bool;
 
     /// Idle stems right now.
     fn stems(&self) -> BTreeMap<RuntimeName, u32>;

@@ -272,8 +272,9 @@ impl Instances {
             ),
             None => None,
         };
-        let rootfs = match self.parts.images.present(&spec.runtime) {
-            Some(rootfs) => rootfs,
+        // Held until its container runs.
+        let image = match self.parts.images.present(&spec.runtime) {
+            Some(image) => image,
             None => {
                 let (log, quiet) = mpsc::channel(16);
                 drop(quiet);
@@ -283,7 +284,7 @@ impl Instances {
         };
         let order = LaunchOrder {
             spec: (**spec).clone(),
-            rootfs,
+            rootfs: image.rootfs().to_owned(),
             code: code.path().to_owned(),
             dependencies: dependencies.as_ref().map(|lease| lease.path().to_owned()),
         };

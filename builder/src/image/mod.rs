@@ -1,5 +1,6 @@
 //! Runtime images: unpacked directories, named by what is in them.
 
+mod collect;
 mod command;
 mod host;
 mod recipe;
@@ -300,12 +301,7 @@ impl Progress<'_> {
 async fn lock(dir: &Path, say: &Progress<'_>) -> Result<fs::File, ImageError> {
     use rustix::fs::{FlockOperation, flock};
     let fail = || ImageError::io(format!("lock {}", dir.display()));
-    let file = fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join("lock"))
-        .map_err(fail())?;
+    let file = lock_file(dir).map_err(fail())?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => return Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {}
@@ -321,6 +317,14 @@ async fn lock(dir: &Path, say: &Progress<'_>) -> Result<fs::File, ImageError> {
         .map_err(io::Error::other)
         .and_then(|done| Ok(done?))
         .map_err(fail())
+}
+
+fn lock_file(dir: &Path) -> io::Result<fs::File> {
+    fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("lock"))
 }
 
 /// Removes what an interrupted attempt left. `new` is only there while nobody holds the lock.
@@ -366,20 +370,20 @@ pub(crate) fn make_readable(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 impl ImageStore {
-    /// An empty image that counts as made.
-    pub(crate) fn plant(&self, runtime: &Runtime, route: Route) {
-        let digest = Digest::of(runtime.name.as_str().as_bytes());
+    /// An empty image that counts as made; its root.
+    pub(crate) fn plant(&self, runtime: &Runtime, route: Route) -> PathBuf {
+        let recipe = recipe_of(runtime, route);
+        let digest = Digest::of(recipe.to_string().as_bytes());
         let dir = self.root.join(runtime.name.as_str());
-        fs::create_dir_all(dir.join(digest.to_string()).join("rootfs")).unwrap();
-        let current = Current {
-            digest,
-            recipe: recipe_of(runtime, route),
-        };
+        let rootfs = dir.join(digest.to_string()).join("rootfs");
+        fs::create_dir_all(&rootfs).unwrap();
+        let current = Current { digest, recipe };
         fs::write(
             dir.join("current.json"),
             serde_json::to_vec(&current).unwrap(),
         )
         .unwrap();
+        rootfs
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod harness;
+mod images;
 mod isolation;
 mod lifecycle;
 mod sandbox;
