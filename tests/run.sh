@@ -17,28 +17,39 @@ build_all() {
 }
 
 # nextest gives each test a process and a timeout; plain cargo does where it is not installed.
-run_tests() { # profile, then arguments of nextest
-    local profile=$1
-    shift
-    if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run "${build[@]}" --profile "$profile" "$@"
-    elif [ "$profile" = e2e ]; then
-        cargo test "${build[@]}" --test e2e -- --test-threads=1
+nextest() {
+    cargo nextest --version >/dev/null 2>&1
+}
+unit_tests() {
+    if nextest; then
+        cargo nextest run "${build[@]}"
+        return
+    fi
+    # Everything but the two binaries that need root, with the features of the one build.
+    cargo test "${build[@]}" --exclude coracle-tests --exclude coracle-containerd
+    cargo test --locked --package coracle-containerd --features coracle-containerd/e2e --lib
+}
+e2e_tests() { # of one package, or of all that have some
+    if nextest; then
+        cargo nextest run "${build[@]}" --profile e2e ${1:+--filterset "package($1)"}
+    elif [ -n "${1:-}" ]; then
+        cargo test --locked --package "$1" --test e2e -- --test-threads=1
     else
-        cargo test --locked --workspace --exclude coracle-tests
+        cargo test "${build[@]}" --test e2e -- --test-threads=1
     fi
 }
 
 if [ "$part" != e2e ]; then
     apt_install ca-certificates curl gcc libc6-dev make protobuf-compiler python3
     install_rust
+    install_lints
     CORACLE_TEST_NODE=$(find_node "$target/node")
     export CORACLE_TEST_NODE
     say "formatting, layers, licences, lints"
     cargo xtask ci
     say "unit and property tests"
     build_all
-    run_tests default
+    unit_tests
 fi
 
 if [ "$part" != unit ]; then
@@ -67,9 +78,11 @@ if [ "$part" != unit ]; then
     export CORACLE_TEST_BINARY=$target/debug/coracle
     export CORACLE_TEST_GCORE_PYTHON=$sdk/bin/python
     if [ -n "$SUDO" ]; then
-        export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E"
+        # cargo's own name for the host's target, in capitals.
+        host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+        export "CARGO_TARGET_${host}_RUNNER=sudo -E"
     fi
-    run_tests e2e
+    e2e_tests
     say "the same with controller, agent and gateway as three processes"
-    CORACLE_TEST_APART=1 run_tests e2e --filterset 'package(coracle-tests)'
+    CORACLE_TEST_APART=1 e2e_tests coracle-tests
 fi

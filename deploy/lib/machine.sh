@@ -55,6 +55,15 @@ Install it from a mirror of yours (https://rust-lang.github.io/rustup) and run t
     . "$HOME/.cargo/env"
 }
 
+# rustfmt and clippy, which a minimal toolchain lacks.
+install_lints() {
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return 0
+    command -v rustup >/dev/null ||
+        die "rustfmt and clippy are needed; install them beside your Rust (packages rustfmt, rust-clippy)"
+    say "installing rustfmt and clippy"
+    rustup component add rustfmt clippy >/dev/null 2>&1 || die "rustup could not add rustfmt and clippy"
+}
+
 # A Node.js that runs our shim's tests (20.19 or newer): the machine's, else the npm registry's
 # binary under the given directory. Prints its path.
 find_node() {
