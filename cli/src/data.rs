@@ -41,10 +41,19 @@ pub(crate) struct ServerFile {
 
 pub(crate) const TOKEN_FILE: &str = "admin.token";
 const SERVER_FILE: &str = "server.json";
+const IDENTITY_FILE: &str = "cluster.json";
+const MOVED_FILE: &str = "controller.moved";
 
-impl DataDir {
-    /// Creates what is missing. `cluster_id` is the one to use when there is none yet.
-    pub(crate) fn open(path: &Path, cluster_id: Option<String>) -> Result<Self, CliError> {
+/// A data directory that this process has to itself. What it is of is not settled yet.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Locked {
+    /// Creates what is missing.
+    pub(crate) fn take(path: &Path) -> Result<Self, CliError> {
         let fail = |action: &str, error: io::Error| {
             CliError::Failed(format!("{action} {}: {error}", path.display()))
         };
@@ -63,27 +72,81 @@ impl DataDir {
                 path.display()
             ))
         })?;
-        let file = path.join("cluster.json");
-        let identity = match fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                CliError::Failed(format!("{} is damaged: {error}", file.display()))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Identity {
-                    cluster_id: cluster_id.unwrap_or_else(random_hex::<4>),
-                    node_id: Uuid::new_v4(),
-                };
-                let text = serde_json::to_vec_pretty(&identity).expect("plain values serialize");
-                write_durably(&file, &text, 0o644).map_err(|e| fail("cannot write into", e))?;
-                identity
-            }
-            Err(error) => return Err(fail("cannot read", error)),
-        };
         Ok(Self {
             path: path.to_owned(),
-            identity,
-            _lock: lock,
+            lock,
         })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is of, unless it is new.
+    pub(crate) fn known(&self) -> Result<Option<Identity>, CliError> {
+        let file = self.path.join(IDENTITY_FILE);
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                CliError::Failed(format!("{} is damaged: {error}", file.display()))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(CliError::Failed(format!(
+                "cannot read {}: {error}",
+                file.display()
+            ))),
+        }
+    }
+
+    /// Settles what it is of, if that is open.
+    pub(crate) fn keep(self, new: impl FnOnce() -> Identity) -> Result<DataDir, CliError> {
+        let identity = match self.known()? {
+            Some(identity) => identity,
+            None => {
+                let identity = new();
+                let text = serde_json::to_vec_pretty(&identity).expect("plain values serialize");
+                write_durably(&self.path.join(IDENTITY_FILE), &text, 0o644).map_err(|error| {
+                    CliError::Failed(format!(
+                        "cannot write into {}: {error}",
+                        self.path.display()
+                    ))
+                })?;
+                identity
+            }
+        };
+        Ok(DataDir {
+            path: self.path,
+            identity,
+            _lock: self.lock,
+        })
+    }
+
+    /// As a server by itself.
+    pub(crate) fn keep_alone(self, cluster_id: Option<String>) -> Result<DataDir, CliError> {
+        self.keep(|| Identity {
+            cluster_id: cluster_id.unwrap_or_else(random_hex::<4>),
+            node_id: Uuid::new_v4(),
+        })
+    }
+
+    /// Notes that the controller's part went elsewhere.
+    pub(crate) fn note_moved(&self, to: &Path) -> io::Result<()> {
+        write_durably(
+            &self.path.join(MOVED_FILE),
+            to.display().to_string().as_bytes(),
+            0o644,
+        )
+    }
+
+    /// Where the controller's part went, if it did.
+    pub(crate) fn moved(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(MOVED_FILE)).ok()
+    }
+}
+
+impl DataDir {
+    /// Creates what is missing. `cluster_id` is the one to use when there is none yet.
+    pub(crate) fn open(path: &Path, cluster_id: Option<String>) -> Result<Self, CliError> {
+        Locked::take(path)?.keep_alone(cluster_id)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -10,6 +10,7 @@ mod api;
 mod commands;
 mod data;
 mod error;
+mod membership;
 mod roles;
 mod settings;
 
@@ -53,6 +54,8 @@ enum Command {
     Key(commands::key::KeyCommand),
     /// Nodes
     Node(commands::node::NodeCommand),
+    /// Clusters of several machines: make one, look at its controllers, change them
+    Cluster(commands::cluster::ClusterCommand),
     /// Versions of this program and of the server
     Version(commands::version::Version),
 }
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Ns(namespace) => client(namespace.run()),
         Command::Key(key) => client(key.run()),
         Command::Node(node) => client(node.run()),
+        Command::Cluster(cluster) => client(cluster.run()),
         Command::Version(version) => client(version.run()),
     }
 }

@@ -2,7 +2,7 @@
 //! only the addresses between them differ.
 
 mod agent;
-mod controller;
+pub(crate) mod controller;
 mod gateway;
 mod notify;
 mod signals;
@@ -10,12 +10,15 @@ mod signals;
 use std::{future::Future, time::Duration};
 
 use coracle_base::{Address, MemoryBus, Shutdown, telemetry};
+use coracle_identity::Enrolment;
+use coracle_model::ComponentRole;
 use tokio::runtime::Builder;
 
 use crate::{
     admin::Admin,
-    data::{DataDir, ServerFile},
+    data::{DataDir, Locked, ServerFile},
     error::CliError,
+    membership::{self, Opened},
     settings::Settings,
 };
 use signals::Signals;
@@ -25,14 +28,16 @@ const END_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
     serve(&settings, async |settings: &Settings| {
-        let data = DataDir::open(&settings.data, None)?;
+        let data = standalone(settings)?;
         let mut admin = Admin::install()?;
         let bus = MemoryBus::new();
         let memory = || Address::Memory(bus.clone());
         let cluster = data.identity().cluster_id.clone();
-        let controller = controller::build(settings, &data, vec![memory()], &mut admin).await?;
-        let agent = agent::build(settings, &data, &cluster, vec![memory()], &mut admin).await?;
-        let gateway = gateway::bind(settings, &data, vec![memory()], &mut admin).await?;
+        let controller =
+            controller::build(settings, &data, vec![memory()], None, &mut admin).await?;
+        let agent =
+            agent::build(settings, &data, &cluster, vec![memory()], None, &mut admin).await?;
+        let gateway = gateway::bind(settings, &data, vec![memory()], None, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();
@@ -50,21 +55,67 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
     })
 }
 
+/// A data directory for all three roles: one that is of a cluster of several machines has one.
+fn standalone(settings: &Settings) -> Result<DataDir, CliError> {
+    let locked = Locked::take(&settings.data)?;
+    let joined = Enrolment::load(&settings.data);
+    if let Some(enrolment) = joined.map_err(|error| CliError::failed("identity", error))? {
+        return Err(CliError::Usage(format!(
+            "{} has joined cluster {}; run `coracle {}` with it, or choose another --data",
+            settings.data.display(),
+            enrolment.name.cluster,
+            enrolment.name.component.role()
+        )));
+    }
+    not_moved(&locked)?;
+    locked.keep_alone(None)
+}
+
+fn not_moved(locked: &Locked) -> Result<(), CliError> {
+    match locked.moved() {
+        None => Ok(()),
+        Some(to) => Err(CliError::Usage(format!(
+            "the controller of {} was made the first of a cluster, in {to}; run `coracle \
+             controller --data {to}` there, and `coracle agent --join` with this directory",
+            locked.path().display()
+        ))),
+    }
+}
+
 pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
     serve(&settings, async |settings: &Settings| {
-        let listen = settings.listen.clone().ok_or_else(|| {
-            CliError::Usage("listen: a controller needs --listen, unix:/path or host:port".into())
-        })?;
-        let data = DataDir::open(&settings.data, None)?;
+        let opened = membership::open(settings, ComponentRole::Controller).await?;
+        let (data, listen, membership) = match opened {
+            Opened::Member(data, membership) => {
+                let listen = controller::listeners(settings, &data, &membership)?;
+                (data, listen, Some(membership))
+            }
+            Opened::Alone(locked) => {
+                not_moved(&locked)?;
+                let listen = settings.listen.clone().ok_or_else(|| {
+                    CliError::Usage(
+                        "listen: a controller needs --listen, unix:/path or host:port".into(),
+                    )
+                })?;
+                membership::only_here("listen", [&listen])?;
+                (locked.keep_alone(None)?, vec![listen], None)
+            }
+        };
+        let alone = membership.is_none();
         let mut admin = Admin::install()?;
-        let controller = controller::build(settings, &data, vec![listen], &mut admin).await?;
+        let known = membership.as_ref();
+        let controller = controller::build(settings, &data, listen, known, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         controller.spawn(&rest);
+        if let Some(membership) = membership {
+            membership.keep(&data, &rest);
+        }
         notify::started(&rest);
-        if let Some(token) = controller.bootstrap().await? {
+        // In a cluster that was done when it was made, and not each controller leads.
+        if alone && let Some(token) = controller.bootstrap().await? {
             announce_token(&data, &token);
         }
         let outcome = until_stopped(signals, &rest).await;
@@ -75,24 +126,40 @@ pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
 
 pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
     serve(&settings, async |settings: &Settings| {
-        let controllers = controllers(settings)?;
-        let cluster = agent::cluster_id(&controllers).await?;
-        let data = DataDir::open(&settings.data, Some(cluster.clone()))?;
-        if data.identity().cluster_id != cluster {
-            return Err(CliError::Failed(format!(
-                "{} belongs to cluster {}, and the controllers are of cluster {cluster}; choose \
-                 another --data",
-                settings.data.display(),
-                data.identity().cluster_id
-            )));
-        }
+        let opened = membership::open(settings, ComponentRole::Agent).await?;
+        let (data, controllers, membership) = match opened {
+            Opened::Member(data, membership) => {
+                let controllers = membership.controllers(&settings.controllers);
+                (data, controllers, Some(membership))
+            }
+            Opened::Alone(locked) => {
+                let controllers = controllers(settings)?;
+                membership::only_here("listen", &settings.listen)?;
+                let cluster = agent::cluster_id(&controllers).await?;
+                let data = locked.keep_alone(Some(cluster.clone()))?;
+                if data.identity().cluster_id != cluster {
+                    return Err(CliError::Failed(format!(
+                        "{} belongs to cluster {}, and the controllers are of cluster {cluster}; \
+                         choose another --data",
+                        settings.data.display(),
+                        data.identity().cluster_id
+                    )));
+                }
+                (data, controllers, None)
+            }
+        };
+        let cluster = data.identity().cluster_id.clone();
         let mut admin = Admin::install()?;
-        let agent = agent::build(settings, &data, &cluster, controllers, &mut admin).await?;
+        let known = membership.as_ref();
+        let agent = agent::build(settings, &data, &cluster, controllers, known, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();
         admin.serve(settings.admin, &rest).await?;
         agent.spawn(&rest);
+        if let Some(membership) = membership {
+            membership.keep(&data, &rest);
+        }
         notify::started(&rest);
         let outcome = until_stopped(signals, &rest).await;
         end(rest).await;
@@ -102,14 +169,28 @@ pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
 
 pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
     serve(&settings, async |settings: &Settings| {
-        let data = DataDir::open(&settings.data, None)?;
+        let opened = membership::open(settings, ComponentRole::Gateway).await?;
+        let (data, controllers, membership) = match opened {
+            Opened::Member(data, membership) => {
+                let controllers = membership.controllers(&settings.controllers);
+                (data, controllers, Some(membership))
+            }
+            Opened::Alone(locked) => {
+                let controllers = controllers(settings)?;
+                (locked.keep_alone(None)?, controllers, None)
+            }
+        };
         let mut admin = Admin::install()?;
-        let gateway = gateway::bind(settings, &data, controllers(settings)?, &mut admin).await?;
+        let known = membership.as_ref();
+        let gateway = gateway::bind(settings, &data, controllers, known, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();
         let admin_address = admin.serve(settings.admin, &rest).await?;
         data.write_server_file(&gateway.server_file(admin_address))?;
+        if let Some(membership) = membership {
+            membership.keep(&data, &rest);
+        }
         notify::started(&rest);
         let served = gateway.run(signals, &rest).await;
         end(rest).await;
@@ -120,9 +201,10 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
 fn controllers(settings: &Settings) -> Result<Vec<Address>, CliError> {
     if settings.controllers.is_empty() {
         return Err(CliError::Usage(
-            "controllers: this role needs --controllers, unix:/path or host:port".into(),
+            "controllers: this role needs --controllers, unix:/path or host:port, or --join".into(),
         ));
     }
+    membership::only_here("controllers", &settings.controllers)?;
     Ok(settings.controllers.clone())
 }
 

@@ -13,6 +13,7 @@ use std::{
 use clap::Args;
 use coracle_base::{Address, telemetry::LogFormat};
 use coracle_controller::artifacts::{StoreUrl, StoreUrlError};
+use coracle_identity::{CaHash, Invitation};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -121,6 +122,23 @@ pub(crate) struct RawSettings {
     /// or `file:///directory` (one that all controllers share) [default: file]
     #[arg(long, env = "CORACLE_ARTIFACT_STORE", value_name = "URL")]
     pub(crate) artifact_store: Option<String>,
+    /// Where others reach this listener: host:port [default: what --listen says]
+    #[arg(long, env = "CORACLE_ADVERTISE", value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Controllers of the cluster to join, separated by commas; ignored once that is done
+    #[arg(long, env = "CORACLE_JOIN", value_name = "ADDR", value_delimiter = ',')]
+    pub(crate) join: Option<Vec<String>>,
+    /// Join token, from `coracle node token`
+    #[arg(
+        long,
+        env = "CORACLE_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+    /// Hash of the cluster's CA, from `coracle node token`
+    #[arg(long, env = "CORACLE_CA_HASH", value_name = "HASH")]
+    pub(crate) ca_hash: Option<String>,
     /// Controllers to dial, separated by commas (agent and gateway only)
     #[arg(
         long,
@@ -176,6 +194,10 @@ impl RawSettings {
             log,
             log_format,
             listen,
+            advertise,
+            join,
+            token,
+            ca_hash,
             artifact_store,
             controllers,
         ))
@@ -234,6 +256,8 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) listen: Option<Address>,
+    pub(crate) advertise: Option<String>,
+    pub(crate) join: Option<Invitation>,
     pub(crate) artifact_store: StoreUrl,
     pub(crate) controllers: Vec<Address>,
 }
@@ -355,6 +379,13 @@ impl Settings {
             .iter()
             .filter_map(|text| address("controllers", text))
             .collect();
+        let advertise = raw.advertise;
+        if let Some(text) = &advertise
+            && !matches!(text.parse(), Ok(Address::Tcp(_)))
+        {
+            errors.push(format!("advertise: {text:?} is not of the form host:port"));
+        }
+        let join = invitation(raw.join, raw.token, raw.ca_hash, errors);
         let data = match raw.data.map_or_else(default_data, Ok) {
             Ok(data) => std::path::absolute(&data).unwrap_or(data),
             Err(error) => {
@@ -401,10 +432,54 @@ impl Settings {
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             log_format,
             listen,
+            advertise,
+            join,
             artifact_store: artifact_store.unwrap_or_default(),
             controllers,
         })
     }
+}
+
+/// The three say together how to join.
+fn invitation(
+    join: Option<Vec<String>>,
+    token: Option<String>,
+    ca_hash: Option<String>,
+    errors: &mut Vec<String>,
+) -> Option<Invitation> {
+    let before = errors.len();
+    let controllers = join?;
+    for text in &controllers {
+        if !matches!(text.parse(), Ok(Address::Tcp(_))) {
+            errors.push(format!("join: {text:?} is not of the form host:port"));
+        }
+    }
+    if token.is_none() {
+        errors.push("token: --join needs --token; `coracle node token` makes one".to_owned());
+    }
+    let ca_hash = match ca_hash.as_deref().map(str::parse::<CaHash>) {
+        Some(Ok(hash)) => Some(hash),
+        Some(Err(error)) => {
+            errors.push(error.to_string());
+            None
+        }
+        None => {
+            errors.push(
+                "ca-hash: --join needs --ca-hash, without which anybody could answer; `coracle \
+                 node token` prints it"
+                    .to_owned(),
+            );
+            None
+        }
+    };
+    if errors.len() > before {
+        return None;
+    }
+    Some(Invitation {
+        controllers,
+        token: token?,
+        ca_hash: ca_hash?,
+    })
 }
 
 fn is_ipv4_network(text: &str) -> bool {

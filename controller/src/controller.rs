@@ -259,6 +259,13 @@ impl Controller {
         Ok(self.core.found(founder).await?)
     }
 
+    /// An operation under a fresh id. Needs [`Controller::run`] to be running.
+    pub async fn operate(&self, operation: Operation) -> Result<(), WriteError> {
+        self.core
+            .write(fresh_write(), Body::Operation(operation))
+            .await
+    }
+
     /// Makes a token beside those that there are, for whoever holds the data directory and lost the
     /// one that was kept there. May be repeated.
     pub async fn add_token(&self, token: Token) -> Result<(), BootstrapError> {

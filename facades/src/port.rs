@@ -6,8 +6,9 @@ use std::pin::Pin;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_model::{
-    Digest, FunctionKey, FunctionRef, InstanceId, LogLine, Namespace, NodeId, Operation, Project,
-    ProjectId, Refusal, Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId,
+    Digest, FunctionKey, FunctionRef, InstanceId, JoinToken, LogLine, Member, MemberId, Namespace,
+    NodeId, Operation, Project, ProjectId, Refusal, Revision, RevisionId, Task, TaskId, Token,
+    TokenId, WriteId,
     node::NodeChange,
     query::{FunctionRuntimeView, FunctionView, NodeView},
 };
@@ -30,6 +31,51 @@ pub enum PortError {
     /// Something on our side broke its promise; the text is for our own log.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// A cluster as the controller that answered knows it.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    pub cluster_id: String,
+    /// DER; empty for a server by itself.
+    pub ca_certificate: Vec<u8>,
+    pub key_generation: u64,
+    pub answered_by: MemberId,
+    pub leader: Option<MemberId>,
+    pub term: u64,
+    pub applied: u64,
+    pub last_index: u64,
+    pub incarnation: u64,
+    pub members: Vec<MemberView>,
+}
+
+#[derive(Debug, Clone)]
+pub struct MemberView {
+    pub id: MemberId,
+    /// Absent for a member of the group that is none of the cluster any more.
+    pub member: Option<Member>,
+    pub standing: Standing,
+    /// Known to the leader only.
+    pub progress: Option<MemberProgress>,
+}
+
+/// What a controller's word counts for in the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It waits to be added, or was taken out.
+    Outside,
+    Learner,
+    Voter,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct MemberProgress {
+    /// Up to here its log is the leader's.
+    pub matched: u64,
+    /// It was heard from lately.
+    pub active: bool,
+    /// It is being sent a snapshot.
+    pub snapshot: bool,
 }
 
 /// Which lines of a function's log.
@@ -98,6 +144,14 @@ pub trait ControlPlane: Send + Sync + 'static {
         node: NodeId,
         change: NodeChange,
     ) -> Result<(), PortError>;
+
+    async fn cluster(&self) -> Result<ClusterView, PortError>;
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, PortError>;
+    /// Hands leadership to this controller, or to any that has caught up; returns who leads.
+    async fn transfer_leadership(&self, to: Option<MemberId>) -> Result<MemberId, PortError>;
+    async fn remove_member(&self, id: MemberId) -> Result<(), PortError>;
+    /// Returns the new key's generation.
+    async fn rotate_cluster_key(&self, id: WriteId) -> Result<u64, PortError>;
 
     async fn build_log(&self, revision: RevisionId, follow: bool) -> Result<ByteStream, PortError>;
     /// From every node that has lines of it, merged by time.

@@ -1,5 +1,7 @@
 //! The facades' port, over the controllers' and nodes' gRPC services.
 
+mod cluster;
+
 use std::{
     future::Future,
     sync::{
@@ -12,10 +14,12 @@ use std::{
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use coracle_facades::port::{ByteStream, ControlPlane, Invocation, LogQuery, LogStream, PortError};
+use coracle_facades::port::{
+    ByteStream, ClusterView, ControlPlane, Invocation, LogQuery, LogStream, PortError,
+};
 use coracle_model::{
-    Digest, FunctionKey, FunctionRef, Namespace, NodeId, Operation, Project, ProjectId, Refusal,
-    Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId, limits,
+    Digest, FunctionKey, FunctionRef, JoinToken, MemberId, Namespace, NodeId, Operation, Project,
+    ProjectId, Refusal, Revision, RevisionId, Task, TaskId, Token, TokenId, WriteId, limits,
     node::NodeChange,
     query::{FunctionRuntimeView, FunctionView, NodeView},
 };
@@ -401,6 +405,26 @@ impl ControlPlane for ControllerPort {
             }
         });
         written(answer.await)
+    }
+
+    async fn cluster(&self) -> Result<ClusterView, PortError> {
+        self.get_cluster().await
+    }
+
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, PortError> {
+        self.list_join_tokens().await
+    }
+
+    async fn transfer_leadership(&self, to: Option<MemberId>) -> Result<MemberId, PortError> {
+        self.transfer(to).await
+    }
+
+    async fn remove_member(&self, id: MemberId) -> Result<(), PortError> {
+        self.remove(id).await
+    }
+
+    async fn rotate_cluster_key(&self, id: WriteId) -> Result<u64, PortError> {
+        self.rotate_key(id).await
     }
 
     async fn build_log(&self, revision: RevisionId, follow: bool) -> Result<ByteStream, PortError> {

@@ -1,5 +1,6 @@
 //! One file per command group.
 
+pub(crate) mod cluster;
 pub(crate) mod down;
 pub(crate) mod function;
 pub(crate) mod key;

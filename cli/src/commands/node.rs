@@ -1,6 +1,7 @@
 //! `coracle node`
 
 mod drain;
+mod token;
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -51,6 +52,8 @@ enum Verb {
     },
     /// Move what runs on a node elsewhere, and wait until its last process has ended
     Drain(drain::Drain),
+    /// Make a join token and print the command that joins a machine; list and revoke tokens
+    Token(token::Token),
     /// Take a node out of the cluster for good; refused while it runs instances
     #[command(visible_alias = "rm")]
     Remove {
@@ -91,6 +94,7 @@ impl NodeCommand {
             Verb::Cordon { nodes, output } => each(&api, &nodes, "cordon", output).await,
             Verb::Uncordon { nodes, output } => each(&api, &nodes, "uncordon", output).await,
             Verb::Drain(drain) => drain.run(&api).await,
+            Verb::Token(token) => token.run(&api).await,
             Verb::Remove {
                 node,
                 force,

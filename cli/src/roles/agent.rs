@@ -21,6 +21,7 @@ use crate::{
     commands::runtime::route,
     data::DataDir,
     error::{CliError, chain},
+    membership::Membership,
     settings::{Driver, Settings},
 };
 
@@ -46,6 +47,7 @@ pub(super) async fn build(
     data: &DataDir,
     cluster: &str,
     controllers: Vec<Address>,
+    membership: Option<&Membership>,
     admin: &mut Admin,
 ) -> Result<Role, CliError> {
     let clock = Arc::new(SystemClock);
@@ -62,6 +64,22 @@ pub(super) async fn build(
     };
     let run = data.path().join("run");
     std::fs::create_dir_all(&run).map_err(|e| fail("run directory")(&e))?;
+    let listen = settings
+        .listen
+        .clone()
+        .unwrap_or_else(|| Address::Unix(run.join("agent.sock")));
+    let (listen, advertise) = match membership {
+        Some(membership) => {
+            // Gateways on other machines dial it, and nobody else.
+            let tls = membership.to_gateways();
+            let advertise = settings
+                .advertise
+                .as_ref()
+                .map(|at| format!("https://{at}"));
+            (listen.secured(&tls), advertise)
+        }
+        None => (listen, settings.advertise.clone()),
+    };
     let config = Config {
         data_dir: data.path().to_owned(),
         node_id: NodeId(data.identity().node_id),
@@ -69,11 +87,8 @@ pub(super) async fn build(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: settings.labels.clone(),
         controllers,
-        listen: settings
-            .listen
-            .clone()
-            .unwrap_or_else(|| Address::Unix(run.join("agent.sock"))),
-        advertise: None,
+        listen,
+        advertise,
         driver: parts.driver,
         images: parts.images,
         builder: parts.builder,

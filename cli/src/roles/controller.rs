@@ -6,7 +6,9 @@ use coracle_base::{Address, Clock, Shutdown, SystemClock};
 use coracle_controller::{Config, Controller};
 use coracle_model::{Timestamp, Token};
 
-use crate::{admin::Admin, data::DataDir, error::CliError, settings::Settings};
+use crate::{
+    admin::Admin, data::DataDir, error::CliError, membership::Membership, settings::Settings,
+};
 
 /// One voter leads within milliseconds; a slow disk may take its time to sync.
 const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(30);
@@ -14,18 +16,40 @@ const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Role {
     controller: Arc<Controller>,
-    token: Token,
-    fresh: Option<String>,
+    /// Of a server by itself: the administrator's, and its text if it was made just now.
+    token: Option<(Token, Option<String>)>,
 }
 
-pub(super) async fn build(
+/// Where a controller of a cluster listens: for the other machines, and on a socket for gateways and
+/// agents of this one.
+pub(super) fn listeners(
+    settings: &Settings,
+    data: &DataDir,
+    membership: &Membership,
+) -> Result<Vec<Address>, CliError> {
+    let part = membership.enrolment.controller.as_ref();
+    let kept = part.map(|part| Address::Tcp(part.listen.clone()));
+    let run = data.folder("run", 0o711)?;
+    let socket = Address::Unix(run.join("controller.sock"));
+    let mut listen = vec![socket];
+    match (&settings.listen, kept) {
+        (Some(Address::Unix(path)), kept) => {
+            listen.push(Address::Unix(path.clone()));
+            listen.extend(kept);
+        }
+        (Some(given), _) => listen.push(given.clone()),
+        (None, kept) => listen.extend(kept),
+    }
+    let tls = membership.tls();
+    Ok(listen.into_iter().map(|at| at.secured(&tls)).collect())
+}
+
+/// What any controller of this data directory is built from.
+pub(crate) fn config(
     settings: &Settings,
     data: &DataDir,
     listen: Vec<Address>,
-    admin: &mut Admin,
-) -> Result<Role, CliError> {
-    let now = Timestamp(SystemClock.now_millis());
-    let (token, fresh) = data.admin_token(now)?;
+) -> Result<Config, CliError> {
     // The log holds functions' variables, and the artifacts their code.
     let folder = data.folder("controller", 0o700)?;
     let mut config = Config::standalone(folder, data.identity().cluster_id.clone(), listen);
@@ -37,6 +61,24 @@ pub(super) async fn build(
     scaling.panic_window_ms = millis(settings.panic_window);
     config.planner.stems.per_runtime = settings.stems;
     config.leader.node_grace = settings.node_grace;
+    Ok(config)
+}
+
+pub(super) async fn build(
+    settings: &Settings,
+    data: &DataDir,
+    listen: Vec<Address>,
+    membership: Option<&Membership>,
+    admin: &mut Admin,
+) -> Result<Role, CliError> {
+    let mut config = config(settings, data, listen)?;
+    let token = match membership {
+        None => Some(data.admin_token(Timestamp(SystemClock.now_millis()))?),
+        Some(membership) => {
+            (config.member, config.identity) = membership.as_controller()?;
+            None
+        }
+    };
     let controller = config
         .build()
         .await
@@ -44,11 +86,7 @@ pub(super) async fn build(
     let controller = Arc::new(controller);
     let seen = controller.clone();
     admin.check("controller", move || ready(&seen));
-    Ok(Role {
-        controller,
-        token,
-        fresh,
-    })
+    Ok(Role { controller, token })
 }
 
 fn ready(controller: &Controller) -> Result<(), String> {
@@ -76,17 +114,20 @@ impl Role {
     /// there.
     pub(super) async fn bootstrap(&self) -> Result<Option<String>, CliError> {
         let failed = |error| CliError::failed("controller", error);
+        let Some((token, fresh)) = &self.token else {
+            return Ok(None);
+        };
         let made = self
             .controller
-            .bootstrap(self.token.clone(), BOOTSTRAP_LIMIT)
+            .bootstrap(token.clone(), BOOTSTRAP_LIMIT)
             .await
             .map_err(failed)?;
-        if !made && self.fresh.is_some() {
+        if !made && fresh.is_some() {
             // The file was lost, and whoever holds the directory holds the cluster.
             tracing::warn!("the admin token's file was missing; another token was made");
-            let added = self.controller.add_token(self.token.clone()).await;
+            let added = self.controller.add_token(token.clone()).await;
             added.map_err(failed)?;
         }
-        Ok(self.fresh.clone())
+        Ok(fresh.clone())
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     admin::Admin,
     data::{DataDir, ServerFile},
     error::CliError,
+    membership::Membership,
     settings::Settings,
 };
 
@@ -21,9 +22,15 @@ pub(super) async fn bind(
     settings: &Settings,
     data: &DataDir,
     controllers: Vec<Address>,
+    membership: Option<&Membership>,
     admin: &mut Admin,
 ) -> Result<Role, CliError> {
     let mut config = Config::new(controllers);
+    if let Some(membership) = membership {
+        // Its certificate says so too, and it speaks for itself only.
+        config.gateway_id = data.identity().node_id;
+        config.tls = Some(membership.tls());
+    }
     config.local_node_id = Some(NodeId(data.identity().node_id));
     config.invoke = settings.invoke;
     config.api = settings.api;

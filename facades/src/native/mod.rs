@@ -1,6 +1,7 @@
 //! Coracle's own JSON API under `/api/v1`. `docs/api/native.md` introduces it; the OpenAPI document
 //! is generated from these handlers and served at `/api/v1/openapi.json`.
 
+mod cluster;
 pub(crate) mod error;
 mod functions;
 mod invoke;
@@ -46,6 +47,12 @@ fn parts() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(nodes::uncordon))
         .routes(routes!(nodes::drain))
         .routes(routes!(nodes::remove))
+        .routes(routes!(cluster::get))
+        .routes(routes!(cluster::transfer))
+        .routes(routes!(cluster::remove))
+        .routes(routes!(cluster::rotate_key))
+        .routes(routes!(cluster::list_tokens, cluster::create_token))
+        .routes(routes!(cluster::revoke_token))
         .routes(routes!(projects::list_projects, projects::create_project))
         .routes(routes!(projects::delete_project))
         .routes(routes!(projects::list_tokens, projects::create_token))

@@ -60,4 +60,5 @@ path_params! {
     KeyPath { project, key_name }
     TokenPath { token_id }
     NodePath { node_name }
+    MemberPath { member_id }
 }

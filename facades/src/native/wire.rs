@@ -483,3 +483,107 @@ pub(crate) struct List<T> {
     pub(crate) count: usize,
     pub(crate) items: Vec<T>,
 }
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Cluster)]
+pub(crate) struct Cluster {
+    pub(crate) id: String,
+    /// As `--ca-hash` takes it; null for a server by itself.
+    pub(crate) ca_hash: Option<String>,
+    /// Counts the cluster keys; 0 for a server by itself.
+    pub(crate) key_generation: u64,
+    /// The controller that gave this answer.
+    pub(crate) answered_by: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) term: u64,
+    pub(crate) applied: u64,
+    pub(crate) last_index: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) members: Vec<Member>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Member)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    /// Null for a server by itself.
+    pub(crate) name: Option<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) joined_at: Option<String>,
+    pub(crate) standing: Standing,
+    pub(crate) leader: bool,
+    /// Up to here its log is the leader's; this and the next two are known to the leader only.
+    pub(crate) matched: Option<u64>,
+    /// It was heard from lately.
+    pub(crate) active: Option<bool>,
+    pub(crate) receiving_snapshot: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Standing {
+    /// It waits to be added to the group, or was taken out.
+    Outside,
+    /// It receives everything and counts for no majority.
+    Learner,
+    Voter,
+}
+
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Transfer)]
+pub(crate) struct Transfer {
+    /// To whom; any that has caught up if absent.
+    pub(crate) member: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Leader)]
+pub(crate) struct Leader {
+    pub(crate) leader: u64,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = KeyGeneration)]
+pub(crate) struct KeyGeneration {
+    pub(crate) key_generation: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ComponentRole {
+    Controller,
+    Agent,
+    Gateway,
+}
+
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CreateJoinToken)]
+pub(crate) struct CreateJoinToken {
+    pub(crate) role: ComponentRole,
+    /// 3600 if absent; at most a year.
+    pub(crate) ttl_seconds: Option<u64>,
+    /// How many machines it lets in; 1 if absent.
+    pub(crate) uses: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = JoinToken)]
+pub(crate) struct JoinToken {
+    pub(crate) id: String,
+    pub(crate) role: ComponentRole,
+    pub(crate) expires_at: String,
+    pub(crate) uses_left: u32,
+    pub(crate) created_at: String,
+    /// It lets somebody in.
+    pub(crate) live: bool,
+    /// `<id>$<secret>`; this and the next two in the answer to create only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_hash: Option<String>,
+    /// Where the controllers are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) controllers: Option<Vec<String>>,
+}

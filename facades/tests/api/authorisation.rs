@@ -38,6 +38,7 @@ fn routes(task: &str) -> Vec<(Method, String)> {
             .replace("{key_name}", "key")
             .replace("{token_id}", "00000000-0000-0000-0000-000000000001")
             .replace("{node_name}", "here")
+            .replace("{member_id}", "2")
             .replace("{task_id}", task)
             .replace("{*path}", "a/b")
     };

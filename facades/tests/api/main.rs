@@ -2,6 +2,7 @@
 //! artifacts, instances and logs held in memory.
 
 mod authorisation;
+mod cluster;
 mod documents;
 mod envelope;
 mod functions;

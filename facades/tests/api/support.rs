@@ -12,14 +12,17 @@ use async_trait::async_trait;
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use coracle_facades::port::{
-    ByteStream, ControlPlane, Environment, Invocation, LogQuery, LogStream, PortError, ServerInfo,
+    ByteStream, ClusterView, ControlPlane, Environment, Invocation, LogQuery, LogStream,
+    MemberProgress, MemberView, PortError, ServerInfo, Standing,
 };
 use coracle_model::{
-    BuildOutput, Digest, FunctionId, FunctionKey, FunctionRef, InstanceId, InstanceState, LogLine,
-    Namespace, NodeId, Operation, Project, ProjectId, Revision, RevisionId, SecretHash, Task,
-    TaskId, Timestamp, Token, TokenId, TokenRole, WriteId,
+    BuildOutput, ComponentRole, Digest, FunctionId, FunctionKey, FunctionRef, InstanceId,
+    InstanceState, JoinToken, LogLine, Member, MemberId, Namespace, NodeId, Operation, Project,
+    ProjectId, Refusal, Revision, RevisionId, SecretHash, Task, TaskId, Timestamp, Token, TokenId,
+    TokenRole, WriteId,
+    cluster::Admission,
     node::{Node, NodeChange, NodeDrain, NodeState, Resources},
-    operation::CreateToken,
+    operation::{CreateJoinToken, CreateToken},
     query::{FunctionRuntimeView, FunctionView, InstanceView, NodeInstance, NodeView},
 };
 use coracle_state::{Body as CommandBody, Command, FunctionRecord, State, View};
@@ -273,6 +276,61 @@ impl ControlPlane for Fake {
         Ok(self.view().tasks(project).into_iter().cloned().collect())
     }
 
+    async fn cluster(&self) -> Result<ClusterView, PortError> {
+        let view = self.view();
+        let secrets = view.secrets();
+        let shown = |member: &Member| MemberView {
+            id: member.id,
+            member: Some(member.clone()),
+            standing: Standing::Voter,
+            progress: Some(MemberProgress {
+                matched: 7,
+                active: true,
+                snapshot: false,
+            }),
+        };
+        Ok(ClusterView {
+            cluster_id: "0badcafe".to_owned(),
+            ca_certificate: secrets.map_or_else(Vec::new, |s| s.ca_certificate.clone()),
+            key_generation: secrets.map_or(0, |secrets| secrets.generation),
+            answered_by: MemberId(1),
+            leader: Some(MemberId(1)),
+            term: 3,
+            applied: 7,
+            last_index: 7,
+            incarnation: view.incarnation(),
+            members: view.members().map(shown).collect(),
+        })
+    }
+
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, PortError> {
+        Ok(self.view().join_tokens().cloned().collect())
+    }
+
+    async fn transfer_leadership(&self, to: Option<MemberId>) -> Result<MemberId, PortError> {
+        match to {
+            Some(MemberId(9)) => Err(Refusal::Conflict("member 9 is not a voter".into()).into()),
+            to => Ok(to.unwrap_or(MemberId(2))),
+        }
+    }
+
+    async fn remove_member(&self, member: MemberId) -> Result<(), PortError> {
+        let id = WriteId(self.env.fresh_uuid());
+        self.apply(id, CommandBody::RemoveMember { member })
+    }
+
+    async fn rotate_cluster_key(&self, id: WriteId) -> Result<u64, PortError> {
+        let view = self.view();
+        let standalone = || Refusal::Conflict("this server stands by itself".into());
+        let generation = view.secrets().ok_or_else(standalone)?.generation + 1;
+        let body = CommandBody::RotateClusterKey {
+            generation,
+            ca_key: vec![1],
+            wrapped: view.members().map(|m| (m.id, vec![1])).collect(),
+        };
+        self.apply(id, body).map(|()| generation)
+    }
+
     async fn nodes(&self) -> Result<Vec<NodeView>, PortError> {
         Ok(vec![self.node_view()])
     }
@@ -439,6 +497,41 @@ impl Server {
         self.fake
             .apply(id, CommandBody::Operation(operation))
             .expect("the state allows it");
+    }
+
+    /// Makes a cluster of it; the second controller has number 2.
+    pub(crate) fn found_cluster(&self) {
+        let controller = |n: u8| Admission::Controller {
+            name: format!("c{n}"),
+            address: format!("10.0.0.{n}:7000"),
+            wrapping_key: [n; 32],
+            wrapped: vec![n],
+            generation: 1,
+        };
+        let apply = |body| {
+            let id = WriteId(self.fake.env.fresh_uuid());
+            self.fake.apply(id, body).expect("the state allows it");
+        };
+        apply(CommandBody::InitCluster {
+            first: controller(1),
+            ca_certificate: b"certificate".to_vec(),
+            ca_key: vec![1],
+        });
+        let id = TokenId(self.fake.env.fresh_uuid());
+        let hash = SecretHash::of(SECRET);
+        self.operate(Operation::CreateJoinToken(CreateJoinToken {
+            id,
+            hash,
+            role: ComponentRole::Controller,
+            expires_at: Timestamp(START + 1_000),
+            uses: 1,
+        }));
+        apply(CommandBody::RedeemJoinToken {
+            id,
+            hash,
+            admission: controller(2),
+        });
+        self.operate(Operation::RevokeJoinToken { id });
     }
 
     pub(crate) fn picture(&self) -> Picture {
