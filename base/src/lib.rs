@@ -12,5 +12,5 @@ pub mod tls;
 pub use address::{Address, Conn, Incoming, MemoryBus, Remote};
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use shutdown::Shutdown;
+pub use shutdown::{Shutdown, ShutdownGuard};
 pub use tls::{Credentials, Tls, TlsError, TlsPeer, Trust};

@@ -27,6 +27,16 @@ impl Shutdown {
         }
     }
 
+    /// Not ended by this one's request: for what the others need while they end. Whoever makes it
+    /// requests it. [`Shutdown::finished`] of this one waits for its tasks too.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self {
+            token: CancellationToken::new(),
+            tracker: self.tracker.clone(),
+        }
+    }
+
     /// Runs a loop that [`Shutdown::finished`] waits for. The loop watches [`Shutdown::requested`].
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
@@ -36,6 +46,11 @@ impl Shutdown {
             task.await;
             tracing::debug!(task = name, "task ended");
         });
+    }
+
+    /// Requests it when dropped.
+    pub fn guard(&self) -> ShutdownGuard {
+        ShutdownGuard(self.clone())
     }
 
     pub async fn requested(&self) {
@@ -56,5 +71,14 @@ impl Shutdown {
         tokio::time::timeout(grace, self.tracker.wait())
             .await
             .is_ok()
+    }
+}
+
+#[derive(Debug)]
+pub struct ShutdownGuard(Shutdown);
+
+impl Drop for ShutdownGuard {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }

@@ -5,8 +5,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use coracle_base::{Address, Clock, SystemClock};
 use coracle_model::limits;
 use coracle_planner::{BackoffConfig, PlannerConfig};
+use coracle_replica::SnapshotPolicy;
 
-use crate::{artifacts::StoreUrl, cluster::Identity};
+use crate::{artifacts::StoreUrl, cluster::Identity, peers::PeerTable};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -15,8 +16,14 @@ pub struct Config {
     /// Eight hexadecimal characters.
     pub cluster_id: String,
     pub artifact_store: StoreUrl,
-    /// This member of the Raft group; never 0.
+    /// This member of the Raft group; never 0, and never one that was removed or lost its disk.
     pub member: u64,
+    /// The voters of a new group, the same list on each of them. Empty: wait to be added to a group
+    /// that there is. Ignored once the data directory belongs to a group.
+    pub voters: Vec<u64>,
+    /// Where the other members are.
+    pub peers: PeerTable,
+    pub pace: RaftPace,
     /// Where the gRPC services listen.
     pub listen: Vec<Address>,
     /// In a cluster; none for a server by itself.
@@ -25,6 +32,27 @@ pub struct Config {
     pub planner: PlannerConfig,
     pub backoff: BackoffConfig,
     pub leader: LeaderConfig,
+}
+
+/// The clock of the group; the same on every member.
+#[derive(Debug, Clone, Copy)]
+pub struct RaftPace {
+    /// A heartbeat goes out with each.
+    pub tick: Duration,
+    /// A member that hears no leader for this many ticks, up to twice as many, stands for election.
+    pub election_ticks: usize,
+    /// When the state is written out, and how much of the log stays behind it.
+    pub snapshots: SnapshotPolicy,
+}
+
+impl Default for RaftPace {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(50),
+            election_ticks: 10,
+            snapshots: SnapshotPolicy::default(),
+        }
+    }
 }
 
 /// Pace and patience of the loops that run while leading.
@@ -96,6 +124,9 @@ impl Config {
             cluster_id,
             artifact_store: StoreUrl::Own,
             member: 1,
+            voters: vec![1],
+            peers: PeerTable::default(),
+            pace: RaftPace::default(),
             listen,
             identity: None,
             clock: Arc::new(SystemClock),

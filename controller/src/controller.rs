@@ -16,11 +16,11 @@ use coracle_model::{
 };
 use coracle_proto::v1::{
     agents_server::AgentsServer, cluster_server::ClusterServer, join_server::JoinServer,
-    management_server::ManagementServer, routing_server::RoutingServer,
+    management_server::ManagementServer, peers_server::PeersServer, routing_server::RoutingServer,
 };
-use coracle_replica::{Ended, NoPeers, Replica, SledLog, StartError};
+use coracle_replica::{ChangeError, Ended, Members, ReadError, Replica, SledLog, StartError};
 use coracle_state::Body;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 use tonic::transport::Server;
 use uuid::Uuid;
 
@@ -34,6 +34,7 @@ use crate::{
     leader::{self, desk::Desk, memory::Leadership},
     machine::StateMachine,
     metrics,
+    peers::{Inbound, Me, Outbound},
 };
 
 /// How long open calls may take to end at shutdown.
@@ -63,6 +64,11 @@ pub enum BuildError {
 pub enum RunError {
     #[error("a listener failed")]
     Serve(#[from] tonic::transport::Error),
+    #[error(
+        "this controller was removed from its cluster as member {0}; to come back it joins with an \
+         empty data directory, under a new id"
+    )]
+    Removed(u64),
     /// The process should end: a replica that failed answers nothing.
     #[error("the replica ended: {0:?}")]
     Replica(Ended),
@@ -111,6 +117,8 @@ impl Status {
 pub struct Controller {
     core: Arc<Core>,
     incoming: Arc<Mutex<Vec<Incoming>>>,
+    /// Until it runs.
+    outbound: Arc<Mutex<Option<Outbound>>>,
     local: Arc<Vec<Option<SocketAddr>>>,
 }
 
@@ -150,16 +158,30 @@ impl Config {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
         let (machine, published, changes) = StateMachine::new();
-        let mut group = coracle_replica::Config::alone(self.member);
-        (group.seed, group.boot) = Uuid::new_v4().as_u64_pair();
+        let (seed, boot) = Uuid::new_v4().as_u64_pair();
+        let group = coracle_replica::Config {
+            tick: self.pace.tick,
+            election_ticks: self.pace.election_ticks,
+            snapshots: self.pace.snapshots,
+            seed,
+            boot,
+            ..coracle_replica::Config::member(self.member, self.voters)
+        };
+        let me = Me {
+            id: self.member,
+            cluster_id: self.cluster_id.as_str().into(),
+            table: self.peers,
+        };
+        let outbound = Outbound::new(me.clone());
         let observer = Box::new(|_: coracle_replica::Applied<'_, _>| {});
-        let replica = Replica::start(group, log, machine, Box::new(NoPeers), observer).await?;
+        let replica = Replica::start(group, log, machine, outbound.transport(), observer).await?;
         metrics::describe();
         let core = Core {
             cluster_id: self.cluster_id,
             identity: self.identity,
             clock: self.clock,
             replica,
+            me,
             artifacts,
             build_logs,
             membership: tokio::sync::Mutex::new(()),
@@ -168,6 +190,7 @@ impl Config {
         Ok(Controller {
             core: Arc::new(core),
             incoming: Arc::new(Mutex::new(incoming)),
+            outbound: Arc::new(Mutex::new(Some(outbound))),
             local: Arc::new(local),
         })
     }
@@ -185,9 +208,21 @@ impl Controller {
         let own = shutdown.child();
         let (core, incoming) = (&self.core, std::mem::take(&mut *self.incoming()));
         leader::spawn(core, &own);
+        let outbound = self
+            .outbound
+            .lock()
+            .expect("never poisoned: no panic while held")
+            .take();
+        // Ends last: the replica hands leadership over while it ends.
+        let peers = shutdown.apart();
+        let _ends_with_this = peers.guard();
+        if let Some(outbound) = outbound {
+            let carrying = outbound.run(core.replica.clone(), peers.clone());
+            own.spawn("peers", carrying);
+        }
         let (failed, mut failures) = tokio::sync::mpsc::channel(1);
         for listener in incoming {
-            let serving = serve(Arc::clone(core), listener, own.clone());
+            let serving = serve(Arc::clone(core), listener, own.clone(), peers.clone());
             let failed = failed.clone();
             own.spawn("controller services", async move {
                 if let Err(error) = serving.await {
@@ -205,8 +240,10 @@ impl Controller {
         // Feeds end first, since open streams would hold the servers.
         core.routes.end();
         let ended = core.replica.shutdown().await;
+        peers.request();
         match (outcome, ended) {
             (Ok(()), Ended::Shutdown) => Ok(()),
+            (_, Ended::Removed) => Err(RunError::Removed(core.me.id)),
             (Ok(()), ended) => Err(RunError::Replica(ended)),
             (error, _) => error,
         }
@@ -287,6 +324,29 @@ impl Controller {
         }
     }
 
+    /// Who is in the group and, while this controller leads, how far they have come.
+    pub async fn members(&self, within: Duration) -> Result<Members, ReadError> {
+        self.core.replica.members(Instant::now() + within).await
+    }
+
+    /// Adds a member that receives everything and has no vote; see [`Replica::add_learner`]. Only
+    /// the leader does this and the next two.
+    pub async fn add_learner(&self, id: u64, within: Duration) -> Result<(), ChangeError> {
+        let deadline = Instant::now() + within;
+        self.core.replica.add_learner(id, deadline).await
+    }
+
+    /// Makes a learner a voter, if it has caught up; see [`Replica::promote`].
+    pub async fn promote(&self, id: u64, within: Duration) -> Result<(), ChangeError> {
+        let deadline = Instant::now() + within;
+        self.core.replica.promote(id, |_| true, deadline).await
+    }
+
+    /// Removes a member for good; see [`Replica::remove`].
+    pub async fn remove_member(&self, id: u64, within: Duration) -> Result<(), ChangeError> {
+        self.core.replica.remove(id, Instant::now() + within).await
+    }
+
     pub fn status(&self) -> Status {
         let replica = self.core.replica.status().borrow().clone();
         let memory = self.core.memory();
@@ -318,7 +378,9 @@ async fn serve(
     core: Arc<Core>,
     incoming: Incoming,
     shutdown: Shutdown,
+    peers: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
+    let inbound = Inbound::new(core.me.clone(), core.replica.clone(), peers);
     let management = Management {
         core: Arc::clone(&core),
         shutdown: shutdown.clone(),
@@ -342,6 +404,7 @@ async fn serve(
         }))
         .add_service(ManagementServer::new(management))
         .add_service(AgentsServer::new(agents))
+        .add_service(PeersServer::new(inbound))
         .add_service(RoutingServer::new(Routing { core }))
         .serve_with_incoming_shutdown(incoming, async move { asked.requested().await });
     tokio::select! {

@@ -19,6 +19,7 @@ use crate::{
     leader::desk::Desk,
     machine::{Published, Response},
     metrics,
+    peers::Me,
 };
 
 /// How a write ended, when it was not applied.
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) identity: Option<Identity>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replica: Replica<Response>,
+    pub(crate) me: Me,
     pub(crate) artifacts: Artifacts,
     pub(crate) build_logs: BuildLogs,
     /// Held by whoever changes who is in the group.
@@ -75,6 +77,16 @@ impl Core {
     }
 
     pub(crate) async fn write(&self, write_id: WriteId, body: Body) -> Result<(), WriteError> {
+        let deadline = Instant::now() + self.config.write_deadline;
+        self.write_by(write_id, body, deadline).await
+    }
+
+    pub(crate) async fn write_by(
+        &self,
+        write_id: WriteId,
+        body: Body,
+        deadline: Instant,
+    ) -> Result<(), WriteError> {
         let started = Instant::now();
         let command = Command {
             write_id,
@@ -82,7 +94,6 @@ impl Core {
             body,
         };
         let bytes = command.encode().map_err(WriteError::TooLarge)?;
-        let deadline = started + self.config.write_deadline;
         let outcome = self.replica.propose(bytes, deadline).await?;
         metrics::write_took(started.elapsed());
         Ok(outcome.response.outcome?)

@@ -1,7 +1,7 @@
 //! The controller: keeps what is replicated, and, while it leads, decides what runs where.
 //!
 //! [`Config::build`] opens a data directory, [`Controller::run`] serves and leads. `machine` turns
-//! the log into a published view; `api` answers gRPC calls; `leader` holds what only a leader knows
+//! the log into a published view; `api` answers gRPC calls; `peers` carries raft's messages; `leader` holds what only a leader knows
 //! and the loops that act on it. Decisions are made in `coracle-planner`, which is pure; this crate
 //! is the shell around it.
 
@@ -15,14 +15,20 @@ mod config;
 mod controller;
 mod core;
 mod feed;
+mod forward;
 mod leader;
 mod machine;
 pub mod metrics;
+mod peers;
 #[doc(hidden)]
 pub mod testing;
 
 pub use cluster::{ClusterError, Founded, Founder, Identity};
-pub use config::{Config, LeaderConfig};
+pub use config::{Config, LeaderConfig, RaftPace};
 pub use controller::{BootstrapError, BuildError, Controller, FoundError, RunError, Status};
 pub use coracle_planner::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
+pub use coracle_replica::{
+    ChangeError, ChangeRefused, Member, Members, Progress, ReadError, SnapshotPolicy,
+};
 pub use core::WriteError;
+pub use peers::PeerTable;

@@ -15,9 +15,11 @@ pub const INSTANCES: &str = "coracle_controller_instances";
 pub const NODES: &str = "coracle_controller_nodes";
 pub const LEADING: &str = "coracle_controller_leading";
 pub const ARTIFACTS_REMOVED_TOTAL: &str = "coracle_controller_artifacts_removed_total";
+pub const PEER_MESSAGES_DROPPED_TOTAL: &str = "coracle_controller_peer_messages_dropped_total";
+pub const SNAPSHOTS_SENT_TOTAL: &str = "coracle_controller_snapshots_sent_total";
 
 /// Every name, with what it measures.
-pub const ALL: [(&str, &str); 11] = [
+pub const ALL: [(&str, &str); 13] = [
     (
         WRITE_SECONDS,
         "From a write's arrival to its application, durable on a majority",
@@ -56,6 +58,14 @@ pub const ALL: [(&str, &str); 11] = [
         ARTIFACTS_REMOVED_TOTAL,
         "Artifacts collected since nothing named them",
     ),
+    (
+        PEER_MESSAGES_DROPPED_TOTAL,
+        "Raft messages that found no room in the queue to their member",
+    ),
+    (
+        SNAPSHOTS_SENT_TOTAL,
+        "Snapshots to other members, by outcome: arrived, failed",
+    ),
 ];
 
 /// Registers the descriptions with whatever recorder the process has.
@@ -73,6 +83,15 @@ pub fn describe() {
 
 pub(crate) fn write_took(time: Duration) {
     histogram!(WRITE_SECONDS).record(time.as_secs_f64());
+}
+
+pub(crate) fn peer_message_dropped() {
+    counter!(PEER_MESSAGES_DROPPED_TOTAL).increment(1);
+}
+
+pub(crate) fn snapshot_sent(arrived: bool) {
+    let outcome = if arrived { "arrived" } else { "failed" };
+    counter!(SNAPSHOTS_SENT_TOTAL, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn activated(time: Duration, refused: bool, started: u64) {

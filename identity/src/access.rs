@@ -32,6 +32,8 @@ pub const RULES: &[Rule] = &[
     rule("coracle.v1.Management", Some("Status"), ANYONE),
     rule("coracle.v1.Cluster", None, ASKING),
     rule("coracle.v1.Routing", None, ASKING),
+    // Checked there too: a member speaks for itself only.
+    rule("coracle.v1.Peers", None, &[Controller]),
     // Served by agents.
     rule("coracle.v1.NodeService", None, ASKING),
     // A token is what is asked for there.
@@ -117,6 +119,7 @@ mod tests {
             // Controller, agent, gateway, anonymous.
             let expected = match (short, method.as_str()) {
                 ("Agents", _) => [false, true, false, false],
+                ("Peers", _) => [true, false, false, false],
                 ("Join", "Enrol") => [true; 4],
                 ("Join", "Renew") | ("Management", "GetArtifact" | "PutArtifact" | "Status") => {
                     [true, true, true, false]

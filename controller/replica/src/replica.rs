@@ -244,6 +244,23 @@ impl<R: Send + 'static> Replica<R> {
     /// A message from a peer's [`Transport`]. Dropped when this member is too busy; raft repeats
     /// it. `peer` must be authenticated, and the bytes limited in size, by whoever read them.
     pub fn deliver(&self, peer: u64, bytes: &[u8]) -> Result<(), MalformedMessage> {
+        let request = Request::Peer(Box::new(self.parse(peer, bytes)?));
+        if self.inbox.try_send(request).is_err() {
+            tracing::debug!("message from a peer dropped: busy or stopped");
+        }
+        Ok(())
+    }
+
+    /// As [`Replica::deliver`], and waits while this member is busy: a snapshot costs too much to
+    /// be sent twice.
+    pub async fn deliver_snapshot(&self, peer: u64, bytes: &[u8]) -> Result<(), MalformedMessage> {
+        let request = Request::Peer(Box::new(self.parse(peer, bytes)?));
+        // Nothing to deliver to once it has stopped.
+        let _ = self.inbox.send(request).await;
+        Ok(())
+    }
+
+    fn parse(&self, peer: u64, bytes: &[u8]) -> Result<Message, MalformedMessage> {
         let message = Message::parse_from_bytes(bytes).map_err(MalformedMessage::Format)?;
         let (from, to) = (message.from, message.to);
         if from != peer || to != self.id {
@@ -252,14 +269,7 @@ impl<R: Send + 'static> Replica<R> {
         if !is_from_a_member(&message, self.id) {
             return Err(MalformedMessage::Kind);
         }
-        if self
-            .inbox
-            .try_send(Request::Peer(Box::new(message)))
-            .is_err()
-        {
-            tracing::debug!("message from a peer dropped: busy or stopped");
-        }
-        Ok(())
+        Ok(message)
     }
 
     /// A peer said that this member is not in its group, as of that index of the log. When that is

@@ -1,4 +1,4 @@
-//! How members' messages leave. Nothing here goes over a network yet: a group of one has no peers.
+//! How members' messages leave. Whoever has a network implements it.
 
 /// A raft message, opaque to everything outside this crate.
 #[derive(Debug, Clone, PartialEq, Eq)]

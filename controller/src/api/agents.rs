@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{not_leader, write_failed};
+use super::write_failed;
 use crate::{
     core::{Core, chain, fresh_write},
     leader::{builds, desk::NotLeading, nodes::NotAdmitted, reports::Report},
@@ -65,7 +65,7 @@ impl v1::agents_server::Agents for Agents {
         let session = self
             .core
             .hello(self.core.now(), report, sender)
-            .map_err(|NotLeading| not_leader(None))?
+            .map_err(|NotLeading| self.core.not_leader())?
             .ok_or_else(|| Status::internal("a new channel was full"))?;
         tracing::info!(%node, name, session, "agent connected");
         let conversation = Conversation {
@@ -109,7 +109,7 @@ fn not_admitted(error: NotAdmitted) -> Status {
         NotAdmitted::NameTaken { .. } => Status::already_exists(error.to_string()),
         NotAdmitted::NameHeld { .. } => Status::unavailable(error.to_string()),
         NotAdmitted::Invalid(_) => Status::invalid_argument(error.to_string()),
-        NotAdmitted::Deposed => not_leader(None),
+        NotAdmitted::Deposed => crate::forward::Failed::Elsewhere.into(),
     }
 }
 

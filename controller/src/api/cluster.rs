@@ -9,10 +9,11 @@ use coracle_state::Body;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{internal, not_leader, read_failed, write_failed};
+use super::{internal, read_failed, write_failed};
 use crate::{
     cluster::ClusterError,
     core::{Core, WriteError, fresh_write},
+    forward::Failed,
 };
 
 pub(crate) struct Cluster {
@@ -29,7 +30,7 @@ impl v1::cluster_server::Cluster for Cluster {
         // While somebody leads, the leader knows more; while nobody does, an old answer is the one
         // that an operator needs.
         if status.leader.is_some_and(|leader| leader != status.id) {
-            return Err(not_leader(status.leader));
+            return Err(core.not_leader());
         }
         let members = core.replica.members(self.deadline()).await;
         let members = members.map_err(read_failed)?;
@@ -144,7 +145,7 @@ impl Cluster {
         let body = Body::RemoveMember { member: id };
         match core.write(fresh_write(), body).await {
             Ok(()) | Err(WriteError::Refused(Refusal::NotFound(_))) => {}
-            Err(error) => return Err(write_failed(error)),
+            Err(error) => return Err(write_failed(error).map_err(Into::into)),
         }
         tracing::info!(member = %id, "a controller was removed");
         // It knew the key. That it is not changed now is no reason to call the removal failed.
@@ -186,7 +187,7 @@ fn member(members: &Members, id: u64) -> v1::MemberView {
 fn change_failed(error: ChangeError) -> Result<Refusal, Status> {
     match error {
         ChangeError::Refused(why) => Ok(Refusal::Conflict(why.to_string())),
-        ChangeError::NotLeader { leader } => Err(not_leader(leader)),
+        ChangeError::NotLeader { .. } => Err(Failed::Elsewhere.into()),
         ChangeError::Unknown(_) => Err(Status::aborted(error.to_string())),
         ChangeError::Busy | ChangeError::Stopped => Err(Status::unavailable(error.to_string())),
     }
@@ -195,7 +196,7 @@ fn change_failed(error: ChangeError) -> Result<Refusal, Status> {
 fn cluster_failed(error: ClusterError) -> Result<Refusal, Status> {
     match error {
         ClusterError::Standalone => Ok(Refusal::Conflict(error.to_string())),
-        ClusterError::Write(error) => write_failed(error),
+        ClusterError::Write(error) => write_failed(error).map_err(Into::into),
         error => Err(internal("the cluster's keys cannot be used here", &error)),
     }
 }

@@ -13,7 +13,7 @@ use coracle_state::View;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{internal, not_leader, write_failed};
+use super::{internal, write_failed};
 use crate::{
     cluster::{Applicant, ClusterError, EnrolError, Wish},
     core::Core,
@@ -88,10 +88,10 @@ impl Join {
         let view = self.core.view();
         let member = leader.and_then(|id| view.member(MemberId(id)));
         let (Some(member), Some(identity)) = (member, &self.core.identity) else {
-            return Err(not_leader(leader));
+            return Err(self.core.not_leader());
         };
         if request.metadata().contains_key(FORWARDED) || Some(self.core.replica.id()) == leader {
-            return Err(not_leader(leader));
+            return Err(self.core.not_leader());
         }
         let to = Address::Tls(member.address.clone(), identity.tls.clone());
         let message = std::mem::take(request.get_mut());
@@ -154,7 +154,7 @@ fn enrol_failed(error: EnrolError) -> Status {
         EnrolError::Refused(sentence) => Status::failed_precondition(sentence),
         EnrolError::Cluster(ClusterError::Write(error)) => match write_failed(error) {
             Ok(refusal) => Status::failed_precondition(refusal.to_string()),
-            Err(status) => status,
+            Err(failed) => failed.into(),
         },
         EnrolError::Cluster(error) => cluster_failed(&error),
     }

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use coracle_base::Shutdown;
 use coracle_model::{
     Digest, FunctionRef, Invalid, NamespaceName, NodeId, Operation, ProjectId, Refusal, Source,
-    TaskId, TokenId, WriteId,
+    TaskId, TokenId, WriteId, node::NodeChange,
 };
-use coracle_proto::{Wire as _, required, v1};
+use coracle_proto::{
+    Wire as _, required,
+    v1::{self, management_client::ManagementClient},
+};
 use coracle_state::{Body, FunctionRecord, View};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Streamed, artifacts, read_failed, write_failed};
-use crate::core::Core;
+use crate::{
+    core::Core,
+    forward::{Errand, Failed},
+};
 
 pub(crate) struct Management {
     pub(crate) core: Arc<Core>,
@@ -24,6 +30,39 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Management {
     async fn fresh(&self) -> Result<Arc<View>, Status> {
         self.core.fresh_view().await.map_err(read_failed)
+    }
+
+    async fn change_node_here(
+        &self,
+        errand: Errand,
+        id: WriteId,
+        node: NodeId,
+        change: NodeChange,
+    ) -> Result<v1::WriteResponse, Failed> {
+        let view = self.fresh().await.map_err(Failed::Final)?;
+        let body = {
+            let memory = self.core.memory();
+            if !memory.leads() {
+                return Err(Failed::Elsewhere);
+            }
+            memory.check_change(&view, node, change)
+        };
+        let refusal = match body {
+            Err(refusal) => Some(refusal),
+            Ok(body) => match self.core.write_by(id, body, errand.deadline).await {
+                Ok(()) => None,
+                Err(error) => Some(write_failed(error)?),
+            },
+        };
+        if refusal.is_none() {
+            // Nothing new goes to a node from the moment on in which its closing is answered.
+            let (now, view) = (self.core.now(), self.core.view());
+            self.core.memory().follow_nodes(now, &view);
+            self.core.wake();
+        }
+        Ok(v1::WriteResponse {
+            refusal: refusal.map(Into::into),
+        })
     }
 
     /// What a write names must be stored before the write is: an instance that needs it may start
@@ -63,6 +102,17 @@ impl Management {
     }
 }
 
+/// The leader knows what runs, and answers for a follower. Without one the follower answers with
+/// what it knows.
+macro_rules! at_leader_if_known {
+    ($self:ident, $request:ident, $method:ident) => {
+        if let Some((channel, errand)) = $self.core.elsewhere(&$request) {
+            let request = $self.core.carry(&errand, $request.into_inner());
+            return ManagementClient::new(channel).$method(request).await;
+        }
+    };
+}
+
 fn project(form: u32) -> Result<ProjectId, Status> {
     Ok(ProjectId::from_wire("project", form)?)
 }
@@ -93,19 +143,31 @@ where
 #[tonic::async_trait]
 impl v1::management_server::Management for Management {
     async fn write(&self, request: Request<v1::WriteRequest>) -> Answer<v1::WriteResponse> {
+        let errand = Errand::of(&request, self.core.config.write_deadline);
         let request = request.into_inner();
-        let id = WriteId::from_wire("write_id", request.write_id)?;
-        let operation: Operation = required("operation", request.operation)?;
-        let refusal = match self.uploaded(&operation).await {
-            Err(refusal) => Some(refusal),
-            Ok(()) => match self.core.write(id, Body::Operation(operation)).await {
-                Ok(()) => None,
-                Err(error) => Some(write_failed(error)?),
-            },
+        let id = WriteId::from_wire("write_id", request.write_id.clone())?;
+        let operation: Operation = required("operation", request.operation.clone())?;
+        let here = || async {
+            let refusal = match self.uploaded(&operation).await {
+                Err(refusal) => Some(refusal),
+                Ok(()) => {
+                    let body = Body::Operation(operation.clone());
+                    let written = self.core.write_by(id, body, errand.deadline).await;
+                    written.map_or_else(|error| write_failed(error).map(Some), |()| Ok(None))?
+                }
+            };
+            Ok(v1::WriteResponse {
+                refusal: refusal.map(Into::into),
+            })
         };
-        Ok(Response::new(v1::WriteResponse {
-            refusal: refusal.map(Into::into),
-        }))
+        // Under the same id: what was done is not done again.
+        let there = |channel| async {
+            let request = self.core.carry(&errand, request.clone());
+            let answer = ManagementClient::new(channel).write(request).await;
+            answer.map(Response::into_inner)
+        };
+        let answer = self.core.at_leader(errand, here, there).await?;
+        Ok(Response::new(answer))
     }
 
     async fn get_token(
@@ -152,6 +214,7 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::GetFunctionRequest>,
     ) -> Answer<v1::GetFunctionResponse> {
+        at_leader_if_known!(self, request, get_function);
         let request = request.into_inner();
         let view = self.fresh().await?;
         let found = find(&view, request.project, request.function)?;
@@ -163,6 +226,7 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::ListFunctionsRequest>,
     ) -> Answer<v1::ListFunctionsResponse> {
+        at_leader_if_known!(self, request, list_functions);
         let request = request.into_inner();
         let project = project(request.project)?;
         let name = request
@@ -203,6 +267,7 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::DescribeFunctionRequest>,
     ) -> Answer<v1::DescribeFunctionResponse> {
+        at_leader_if_known!(self, request, describe_function);
         let request = request.into_inner();
         let view = self.fresh().await?;
         let record = find(&view, request.project, request.function)?.ok_or_else(no_function)?;
@@ -247,6 +312,7 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Answer<v1::ListNodesResponse> {
+        at_leader_if_known!(self, request, list_nodes);
         self.core.require_leader()?;
         let only = Option::<NodeId>::from_wire("node", request.into_inner().node)?;
         let view = self.core.view();
@@ -260,29 +326,19 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::ChangeNodeRequest>,
     ) -> Answer<v1::WriteResponse> {
+        let errand = Errand::of(&request, self.core.config.write_deadline);
         let request = request.into_inner();
-        let id = WriteId::from_wire("write_id", request.write_id)?;
-        let node = NodeId::from_wire("node", request.node)?;
-        let change = required("change", request.change)?;
-        let view = self.fresh().await?;
-        self.core.require_leader()?;
-        let body = self.core.memory().check_change(&view, node, change);
-        let refusal = match body {
-            Err(refusal) => Some(refusal),
-            Ok(body) => match self.core.write(id, body).await {
-                Ok(()) => None,
-                Err(error) => Some(write_failed(error)?),
-            },
+        let id = WriteId::from_wire("write_id", request.write_id.clone())?;
+        let node = NodeId::from_wire("node", request.node.clone())?;
+        let change: NodeChange = required("change", request.change)?;
+        let here = || self.change_node_here(errand, id, node, change);
+        let there = |channel| async {
+            let request = self.core.carry(&errand, request.clone());
+            let answer = ManagementClient::new(channel).change_node(request).await;
+            answer.map(Response::into_inner)
         };
-        if refusal.is_none() {
-            // Nothing new goes to a node from the moment on in which its closing is answered.
-            let (now, view) = (self.core.now(), self.core.view());
-            self.core.memory().follow_nodes(now, &view);
-            self.core.wake();
-        }
-        Ok(Response::new(v1::WriteResponse {
-            refusal: refusal.map(Into::into),
-        }))
+        let answer = self.core.at_leader(errand, here, there).await?;
+        Ok(Response::new(answer))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {

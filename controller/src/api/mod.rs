@@ -12,24 +12,14 @@ use std::pin::Pin;
 use coracle_model::{Invalid, Refusal};
 use coracle_replica::{ProposeError, ReadError};
 use futures_util::Stream;
-use tonic::{Status, metadata::MetadataValue};
+use tonic::Status;
 
-use crate::core::{Core, WriteError, chain};
+use crate::{
+    core::{Core, WriteError, chain},
+    forward::Failed,
+};
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Who leads, on the status with which a follower refuses.
-const LEADER_KEY: &str = "coracle-leader";
-
-fn not_leader(leader: Option<u64>) -> Status {
-    let mut status = Status::unavailable("this controller does not lead");
-    if let Some(leader) = leader {
-        status
-            .metadata_mut()
-            .insert(LEADER_KEY, MetadataValue::from(leader));
-    }
-    status
-}
 
 impl Core {
     /// For what only a leader's memory can answer.
@@ -37,7 +27,7 @@ impl Core {
         if self.memory().leads() {
             return Ok(());
         }
-        Err(not_leader(self.replica.status().borrow().leader))
+        Err(self.not_leader())
     }
 }
 
@@ -46,22 +36,15 @@ fn read_failed(error: ReadError) -> Status {
     Status::unavailable(error.to_string())
 }
 
-/// A refusal is an answer; what else can happen to a write is a status.
-fn write_failed(error: WriteError) -> Result<Refusal, Status> {
+/// A refusal is an answer; what else can happen to a write is not.
+fn write_failed(error: WriteError) -> Result<Refusal, Failed> {
     let too_large = |text: String| Ok(Refusal::Invalid(Invalid::new("settings", text)));
     match error {
         WriteError::Refused(refusal) => Ok(refusal),
         WriteError::TooLarge(error) => too_large(error.to_string()),
-        WriteError::Propose(error) => match error {
-            ProposeError::TooLarge { .. } => too_large(error.to_string()),
-            ProposeError::NotLeader { leader } => Err(not_leader(leader)),
-            // It may have been applied: the caller repeats it under the same id.
-            ProposeError::Unknown(_) => Err(Status::aborted(error.to_string())),
-            ProposeError::Busy | ProposeError::Stopped => {
-                Err(Status::unavailable(error.to_string()))
-            }
-            ProposeError::Empty => Err(Status::internal(error.to_string())),
-        },
+        WriteError::Propose(error @ ProposeError::TooLarge { .. }) => too_large(error.to_string()),
+        // What may have been applied is repeated under the same id.
+        WriteError::Propose(error) => Err(error.into()),
     }
 }
 
@@ -85,17 +68,13 @@ mod tests {
             write_failed(WriteError::Refused(refusal.clone())).unwrap(),
             refusal
         );
-        let code = |error| write_failed(WriteError::Propose(error)).unwrap_err().code();
-        assert_eq!(code(ProposeError::Unknown(Doubt::Deadline)), Code::Aborted);
-        assert_eq!(code(ProposeError::Busy), Code::Unavailable);
-        let status = write_failed(ProposeError::NotLeader { leader: Some(3) }.into()).unwrap_err();
-        assert_eq!(status.code(), Code::Unavailable);
-        assert_eq!(
-            status.metadata().get(LEADER_KEY).unwrap().to_str().unwrap(),
-            "3"
-        );
-        let status = write_failed(ProposeError::NotLeader { leader: None }.into()).unwrap_err();
-        assert!(status.metadata().get(LEADER_KEY).is_none());
+        let failed = |error| write_failed(WriteError::Propose(error)).unwrap_err();
+        let doubt = failed(ProposeError::Unknown(Doubt::Deadline));
+        assert!(matches!(doubt, Failed::Unknown(status) if status.code() == Code::Aborted));
+        let busy = failed(ProposeError::Busy);
+        assert!(matches!(busy, Failed::Final(status) if status.code() == Code::Unavailable));
+        let other = failed(ProposeError::NotLeader { leader: Some(3) });
+        assert!(matches!(other, Failed::Elsewhere));
         assert_eq!(read_failed(ReadError::Deadline).code(), Code::Unavailable);
     }
 }

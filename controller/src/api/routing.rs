@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{Streamed, not_leader};
+use super::Streamed;
 use crate::{
     core::{Core, fresh_instance},
     feed::Subscription,
@@ -41,7 +41,7 @@ impl v1::routing_server::Routing for Routing {
             // from its last ones until then.
             self.core.require_leader()?;
             if turns.changed().await.is_err() {
-                return Err(not_leader(None));
+                return Err(self.core.not_leader());
             }
         };
         let updates = stream::unfold(subscription, |mut subscription: Subscription| async {
@@ -68,7 +68,7 @@ impl v1::routing_server::Routing for Routing {
             .core
             .desk
             .activate(self.core.now(), activation, &mut fresh_instance)
-            .map_err(|NotLeading| self.not_leader())?;
+            .map_err(|NotLeading| self.core.not_leader())?;
         let refusal = answer.refusal;
         metrics::activated(
             started.elapsed(),
@@ -107,14 +107,8 @@ impl v1::routing_server::Routing for Routing {
         }
         self.core
             .demand(self.core.now(), gateway, samples)
-            .map_err(|NotLeading| self.not_leader())?;
+            .map_err(|NotLeading| self.core.not_leader())?;
         Ok(Response::new(v1::DemandAck {}))
-    }
-}
-
-impl Routing {
-    fn not_leader(&self) -> Status {
-        not_leader(self.core.replica.status().borrow().leader)
     }
 }
 

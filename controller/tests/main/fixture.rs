@@ -4,7 +4,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use coracle_base::{Address, MemoryBus, Shutdown, SystemClock};
 use coracle_controller::{
-    BackoffConfig, Config, Controller, LeaderConfig, PlannerConfig, RunError, ScalingConfig,
+    BackoffConfig, Config, Controller, LeaderConfig, PeerTable, PlannerConfig, RaftPace, RunError,
+    ScalingConfig,
 };
 use coracle_model::{
     Concurrency, Convention, Digest, FunctionId, FunctionRef, Handler, Memory, MilliCpu, Network,
@@ -38,6 +39,9 @@ pub fn config(dir: &std::path::Path, bus: &MemoryBus) -> Config {
         data_dir: dir.to_owned(),
         cluster_id: "0badcafe".into(),
         member: 1,
+        voters: vec![1],
+        peers: PeerTable::default(),
+        pace: RaftPace::default(),
         listen: vec![Address::Memory(bus.clone())],
         identity: None,
         clock: Arc::new(SystemClock),

@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod cluster;
 mod fixture;
 mod join;
 mod lifecycle;
