@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_base::{Address, Backoff, Incoming, Shutdown};
+use coracle_base::{Address, Backoff, Incoming, Replicas, Shutdown};
 use coracle_driver::{InstanceDriver, LaunchError, StemTarget};
 use coracle_model::{RuntimeName, Timestamp};
 use coracle_proto::{ConvertError, v1};
@@ -103,7 +103,7 @@ impl Config {
             source,
         })?;
         let ledger = Ledger::open(folder.join("ledger.json")).map_err(StartError::Ledger)?;
-        let controllers = Controllers::new(&self.controllers);
+        let controllers = Controllers::new(Replicas::new(&self.controllers, self.told));
         let source = Arc::new(controllers.clone());
         let artifacts = Artifacts::open(
             folder.join("artifacts"),

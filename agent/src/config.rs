@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use coracle_base::{Address, Clock};
+use coracle_base::{Address, Clock, Told};
 use coracle_driver::InstanceDriver;
 use coracle_model::{NodeId, node::Resources};
 
@@ -22,6 +22,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Every controller; one of them leads.
     pub controllers: Vec<Address>,
+    /// What controllers say of where they are.
+    pub told: Told,
     /// Where the node service is served.
     pub listen: Address,
     /// What gateways are told instead of `listen`, such as a name that other machines resolve.

@@ -3,15 +3,11 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coracle_base::Address;
+use coracle_base::Replicas;
 use coracle_model::{Digest, limits};
 use coracle_proto::{
     Wire,
@@ -62,45 +58,27 @@ impl TransferError {
     }
 }
 
-/// Channels to every controller. Whichever answered last is asked first.
+/// Every controller. Whichever led last is asked first.
 #[derive(Debug, Clone)]
 pub struct Controllers {
-    channels: Arc<Vec<Channel>>,
-    preferred: Arc<AtomicUsize>,
+    replicas: Replicas,
 }
 
 impl Controllers {
-    pub fn new(addresses: &[Address]) -> Self {
-        let channels = addresses.iter().map(Address::channel).collect();
-        Self {
-            channels: Arc::new(channels),
-            preferred: Arc::default(),
-        }
+    pub fn new(replicas: Replicas) -> Self {
+        Self { replicas }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.channels.len()
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.replicas
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.channels.is_empty()
-    }
-
-    /// All of them with their numbers, the preferred one first.
-    pub fn each(&self) -> impl Iterator<Item = (usize, Channel)> {
-        let first = self.preferred.load(Ordering::Relaxed);
-        let count = self.channels.len();
-        let channels = Arc::clone(&self.channels);
-        (0..count).map(move |n| {
-            let number = (first + n) % count;
-            (number, channels[number].clone())
-        })
-    }
-
-    /// This one leads, or at least answers.
-    pub fn prefer(&self, number: usize) {
-        self.preferred.store(number, Ordering::Relaxed);
+    /// All of them, the preferred one first.
+    pub fn each(&self) -> impl Iterator<Item = Channel> {
+        self.replicas
+            .each()
+            .into_iter()
+            .map(|server| server.channel())
     }
 
     /// A small artifact, such as a function's source, as bytes.
@@ -126,7 +104,7 @@ impl Controllers {
     /// the caller's to repeat. The digest has been checked when it returns well.
     async fn pieces(&self, digest: Digest, to: mpsc::Sender<Bytes>) -> Result<(), TransferError> {
         let mut last = TransferError::NoController;
-        for (_, channel) in self.each() {
+        for channel in self.each() {
             let request = v1::GetArtifactRequest {
                 digest: digest.to_wire(),
             };
@@ -167,7 +145,7 @@ impl Controllers {
     /// Uploads a file; durable on a majority when it returns.
     pub async fn upload(&self, digest: Digest, file: &Path) -> Result<(), TransferError> {
         let mut last = TransferError::NoController;
-        for (_, channel) in self.each() {
+        for channel in self.each() {
             let open = |source| TransferError::Io {
                 action: "open",
                 path: file.into(),

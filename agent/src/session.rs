@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_base::{Backoff, Shutdown};
+use coracle_base::{Backoff, Shutdown, replicas::Pace};
 use coracle_model::Stamp;
 use coracle_proto::{
     ConvertError, required,
@@ -28,6 +28,8 @@ use crate::{
 
 /// A snapshot holds the environment of every instance, up to 32 KiB each.
 const MESSAGE_BYTES: usize = 64 << 20;
+/// The number of a session's first report.
+const HELLO: u64 = 1;
 /// Messages on their way to the network.
 const OUTGOING: usize = 16;
 /// A further report goes out before the last one is acknowledged only after this: so reports
@@ -39,11 +41,11 @@ const REPORT_PACE: Duration = Duration::from_millis(100);
 pub struct SessionLimits {
     /// A report is sent at least this often.
     pub report_every: Duration,
-    /// How long a controller may take to accept a session.
+    /// A look for the leader goes on for this long before it counts as failed.
     pub connect_within: Duration,
     /// A leader that says nothing for this long, not even an acknowledgement, is given up.
     pub silent_after: Duration,
-    /// Between rounds over all controllers: the first wait, doubling up to the last.
+    /// Between sessions: the first wait, doubling up to the last.
     pub retry_first: Duration,
     pub retry_most: Duration,
 }
@@ -65,8 +67,6 @@ impl Default for SessionLimits {
 enum Ended {
     #[error("the agent is ending")]
     Shutdown,
-    #[error("the controller did not answer in time")]
-    NoAnswer,
     #[error("the leader was silent for too long")]
     Silent,
     #[error("the controller ended the session")]
@@ -93,20 +93,17 @@ pub(crate) async fn run(shared: &Arc<Shared>, ledger: Ledger, shutdown: &Shutdow
     let limits = &shared.limits.session;
     let mut backoff = Backoff::new(limits.retry_first, limits.retry_most);
     loop {
-        for (number, channel) in shared.controllers.each() {
-            let mut followed = false;
-            let ended = follower.session(channel, &mut followed).await;
-            if matches!(ended, Ended::Shutdown) {
-                return;
-            }
-            shared.health.set_session(Err(chain(&ended)));
-            if followed {
-                shared.controllers.prefer(number);
-                backoff.reset();
-                tracing::info!(reason = chain(&ended), "session ended");
-            } else {
-                tracing::debug!(reason = chain(&ended), controller = number, "no session");
-            }
+        let mut followed = false;
+        let ended = follower.session(&mut followed).await;
+        if matches!(ended, Ended::Shutdown) {
+            return;
+        }
+        shared.health.set_session(Err(chain(&ended)));
+        if followed {
+            backoff.reset();
+            tracing::info!(reason = chain(&ended), "session ended");
+        } else {
+            tracing::debug!(reason = chain(&ended), "no session");
         }
         let wait = spread(backoff.wait(), shared.reporter.facts.id.0.as_u128());
         tokio::select! {
@@ -150,34 +147,51 @@ impl Follower<'_> {
             .expect("only away inside accept_snapshot")
     }
 
-    async fn session(&mut self, channel: Channel, followed: &mut bool) -> Ended {
-        let (sender, outgoing) = mpsc::channel(OUTGOING);
-        self.shared.instances.new_session();
-        self.shared.builds.tell_again();
+    /// With whichever controller leads. All of them are asked while none does.
+    async fn session(&mut self, followed: &mut bool) -> Ended {
+        let shared = Arc::clone(self.shared);
+        shared.instances.new_session();
+        shared.builds.tell_again();
+        let accepted = self.ledger().fence().accepted();
+        let open = |channel: Channel| {
+            let (sender, outgoing) = mpsc::channel(OUTGOING);
+            let hello = shared.reporter.report(HELLO, accepted);
+            let hello = agent_message::Body::Hello(hello);
+            // A fresh channel has room.
+            let _ = sender.try_send(v1::AgentMessage { body: Some(hello) });
+            let mut client = AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+            async move {
+                let inbound = client.session(ReceiverStream::new(outgoing)).await?;
+                Ok((sender, inbound.into_inner()))
+            }
+        };
+        let deadline = Instant::now() + shared.limits.session.connect_within;
+        let replicas = shared.controllers.replicas();
+        let opening = replicas.ask(Pace::STEADY, deadline, open, |_| ());
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = self.shutdown.requested() => return Ended::Shutdown,
+        };
+        let (leader, (sender, inbound)) = match opened {
+            Ok(opened) => opened,
+            Err(status) => return Ended::Broken(Box::new(status)),
+        };
+        metrics::session_opened();
         let mut upward = Upward {
             sender,
-            number: 0,
-            unacknowledged: None,
+            number: HELLO,
+            unacknowledged: Some(Instant::now()),
             dirty: false,
             builds: true,
         };
-        self.report(&mut upward, agent_message::Body::Hello);
-        let mut client = AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
-        let opening = client.session(ReceiverStream::new(outgoing));
-        let limit = self.shared.limits.session.connect_within;
-        let answer = tokio::select! {
-            answer = tokio::time::timeout(limit, opening) => answer,
-            () = self.shutdown.requested() => return Ended::Shutdown,
-        };
-        match answer {
-            Err(_) => Ended::NoAnswer,
-            Ok(Err(status)) => Ended::Broken(Box::new(status)),
-            Ok(Ok(answer)) => {
-                metrics::session_opened();
-                self.converse(answer.into_inner(), &mut upward, followed)
-                    .await
-            }
+        let ended = self.converse(inbound, &mut upward, followed).await;
+        if *followed {
+            replicas.leads(&leader);
         }
+        if matches!(ended, Ended::Stale { .. } | Ended::Silent) {
+            replicas.avoid(&leader);
+        }
+        ended
     }
 
     async fn converse(
@@ -260,7 +274,14 @@ impl Follower<'_> {
         upward: &mut Upward,
         followed: &mut bool,
     ) -> Result<(), Ended> {
-        let body = message.body.ok_or_else(|| ConvertError::missing("body"));
+        self.shared
+            .controllers
+            .replicas()
+            .learn(&message.controllers);
+        let body = match message.body {
+            None if !message.controllers.is_empty() => return Ok(()),
+            body => body.ok_or_else(|| ConvertError::missing("body")),
+        };
         match body.map_err(Ended::Malformed)? {
             controller_message::Body::Snapshot(snapshot) => {
                 let stamp = stamp(snapshot.stamp)?;

@@ -140,12 +140,21 @@ impl Address {
 
     /// A channel that connects when first used and again after it broke.
     pub fn channel(&self) -> Channel {
+        self.channel_that_asks_every(Duration::from_secs(10), Duration::from_secs(5))
+    }
+
+    /// For whoever has to go elsewhere soon when the other end stops without a word.
+    pub fn watchful_channel(&self) -> Channel {
+        self.channel_that_asks_every(Duration::from_secs(2), Duration::from_secs(3))
+    }
+
+    fn channel_that_asks_every(&self, interval: Duration, patience: Duration) -> Channel {
         let address = self.clone();
         // The URI only fills the authority; the connector below decides where to go.
         Endpoint::from_static("http://coracle.invalid")
             .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(patience)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(tower::service_fn(move |_| {
                 let address = address.clone();

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod backoff;
 pub mod clock;
+pub mod replicas;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
@@ -12,5 +13,6 @@ pub mod tls;
 pub use address::{Address, Conn, Incoming, MemoryBus, Remote};
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use replicas::{Replicas, Told};
 pub use shutdown::{Shutdown, ShutdownGuard};
 pub use tls::{Credentials, Tls, TlsError, TlsPeer, Trust};

@@ -212,7 +212,7 @@ pub(crate) fn read_token(data: &Path) -> io::Result<String> {
 }
 
 /// Write, fsync, rename, fsync the directory.
-fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new()
         .write(true)

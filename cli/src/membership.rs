@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use coracle_base::{Address, Clock, Shutdown, SystemClock, Tls};
+use coracle_base::{Address, Clock, Shutdown, SystemClock, Tls, Told};
 use coracle_identity::{
     Candidate, Component, Enrolment, Invitation, JoinError, Name, Renewal, WrappingKey, join,
 };
@@ -10,7 +10,7 @@ use coracle_model::ComponentRole::{self, Agent, Controller, Gateway};
 use uuid::Uuid;
 
 use crate::{
-    data::{DataDir, Identity, Locked},
+    data::{DataDir, Identity, Locked, write_durably},
     error::CliError,
     settings::Settings,
 };
@@ -18,6 +18,7 @@ use crate::{
 const CONTROLLERS: &[ComponentRole] = &[Controller];
 /// A controller hands on what a gateway asked it.
 const GATEWAYS: &[ComponentRole] = &[Gateway, Controller];
+const CONTROLLERS_FILE: &str = "controllers.json";
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a data directory is to the process that opened it.
@@ -182,6 +183,33 @@ impl Membership {
                 .collect();
         }
         given.iter().map(|at| at.clone().secured(&tls)).collect()
+    }
+
+    /// Where controllers say that they are; kept in the data directory for the next start.
+    pub(crate) fn told(&self, data: &Path) -> Told {
+        let (tls, file) = (self.to_controllers(), data.join(CONTROLLERS_FILE));
+        let addresses = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(file = %file.display(), %error, "the known controllers are unreadable");
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
+        let keep = move |addresses: &[String]| {
+            let (file, addresses) = (file.clone(), addresses.to_vec());
+            // Without it the next start knows those of the configuration.
+            drop(tokio::task::spawn_blocking(move || {
+                let bytes = serde_json::to_vec(&addresses).unwrap_or_default();
+                if let Err(error) = write_durably(&file, &bytes, 0o644) {
+                    tracing::warn!(file = %file.display(), %error, "controllers were not kept");
+                }
+            }));
+        };
+        Told {
+            addresses,
+            resolve: Arc::new(move |text| Address::told(text, Some(&tls))),
+            keep: Arc::new(keep),
+        }
     }
 
     /// A controller's number and what it opens the cluster's secrets with.

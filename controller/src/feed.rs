@@ -23,6 +23,7 @@ struct Latest {
     stamp: Stamp,
     routes: BTreeMap<FunctionId, v1::Route>,
     nodes: Vec<v1::NodeAddress>,
+    controllers: Vec<String>,
     /// `None` while this controller does not lead, or has not heard its agents: no streams.
     deltas: Option<broadcast::Sender<Arc<v1::RouteUpdate>>>,
 }
@@ -40,6 +41,7 @@ impl RouteFeed {
             stamp: Stamp::default(),
             routes: BTreeMap::new(),
             nodes: Vec::new(),
+            controllers: Vec::new(),
             deltas: None,
         };
         Self {
@@ -60,6 +62,7 @@ impl RouteFeed {
         term: u64,
         routes: BTreeMap<FunctionId, v1::Route>,
         nodes: Vec<v1::NodeAddress>,
+        controllers: Vec<String>,
     ) {
         let stamp = Stamp {
             incarnation,
@@ -71,6 +74,7 @@ impl RouteFeed {
             stamp,
             routes,
             nodes,
+            controllers,
             deltas,
         };
         self.turns.send_modify(|turns| *turns += 1);
@@ -87,6 +91,7 @@ impl RouteFeed {
         &self,
         changed: impl IntoIterator<Item = (FunctionId, Option<v1::Route>)>,
         nodes: Option<Vec<v1::NodeAddress>>,
+        controllers: Vec<String>,
     ) {
         let mut guard = self.lock();
         let latest = &mut *guard;
@@ -106,8 +111,13 @@ impl RouteFeed {
             }
         }
         let nodes = nodes.filter(|nodes| *nodes != latest.nodes);
-        if upsert.is_empty() && remove.is_empty() && nodes.is_none() {
+        let controllers = Some(controllers).filter(|all| *all != latest.controllers);
+        let unchanged = upsert.is_empty() && remove.is_empty();
+        if unchanged && nodes.is_none() && controllers.is_none() {
             return;
+        }
+        if let Some(controllers) = &controllers {
+            latest.controllers.clone_from(controllers);
         }
         if let Some(nodes) = nodes {
             latest.nodes = nodes;
@@ -120,6 +130,7 @@ impl RouteFeed {
             remove,
             // Always all of them: few, and a delta then never depends on another for addresses.
             nodes: latest.nodes.clone(),
+            controllers: controllers.unwrap_or_default(),
         };
         if let Some(deltas) = &latest.deltas {
             // An error only says that nobody listens now.
@@ -153,6 +164,7 @@ fn snapshot(latest: &Latest) -> v1::RouteUpdate {
         upsert: latest.routes.values().cloned().collect(),
         remove: Vec::new(),
         nodes: latest.nodes.clone(),
+        controllers: latest.controllers.clone(),
     }
 }
 
@@ -212,13 +224,18 @@ mod tests {
     async fn a_snapshot_then_contiguous_deltas_of_what_differs() {
         let feed = RouteFeed::new();
         assert!(feed.subscribe().is_none(), "not before it leads");
-        feed.begin(1, 2, [(id(1), route(1, 5))].into(), Vec::new());
+        feed.begin(1, 2, [(id(1), route(1, 5))].into(), Vec::new(), Vec::new());
         let mut all = feed.subscribe().unwrap();
-        feed.publish([(id(1), Some(route(1, 5)))], None);
-        feed.publish([(id(2), Some(route(2, 5))), (id(9), None)], None);
+        feed.publish([(id(1), Some(route(1, 5)))], None, Vec::new());
+        feed.publish(
+            [(id(2), Some(route(2, 5))), (id(9), None)],
+            None,
+            Vec::new(),
+        );
         feed.publish(
             [(id(1), None), (id(2), Some(route(2, 6)))],
             Some(Vec::new()),
+            Vec::new(),
         );
         assert_eq!(next(&mut all).await, (0, true, 1, 0));
         assert_eq!(next(&mut all).await, (1, false, 1, 0));
@@ -230,17 +247,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_controllers_are_is_said_at_first_and_when_it_changes() {
+        let feed = RouteFeed::new();
+        let list = |all: &[&str]| all.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
+        feed.begin(1, 1, BTreeMap::new(), Vec::new(), list(&["a:1"]));
+        let mut updates = feed.subscribe().unwrap();
+        feed.publish([], None, list(&["a:1"]));
+        feed.publish([(id(1), Some(route(1, 5)))], None, list(&["a:1"]));
+        feed.publish([], None, list(&["a:1", "b:1"]));
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            said.push(updates.next().await.unwrap().controllers.clone());
+        }
+        assert_eq!(said, [list(&["a:1"]), vec![], list(&["a:1", "b:1"])]);
+    }
+
+    #[tokio::test]
     async fn who_falls_behind_gets_a_snapshot_and_no_gap() {
         let feed = RouteFeed::new();
-        feed.begin(1, 1, BTreeMap::new(), Vec::new());
+        feed.begin(1, 1, BTreeMap::new(), Vec::new(), Vec::new());
         let mut slow = feed.subscribe().unwrap();
         assert_eq!(next(&mut slow).await, (0, true, 0, 0));
         let many = u32::try_from(RING).unwrap() + 10;
         for n in 1..=many {
-            feed.publish([(id(1), Some(route(1, n)))], None);
+            feed.publish([(id(1), Some(route(1, n)))], None, Vec::new());
         }
         assert_eq!(next(&mut slow).await, (u64::from(many), true, 1, 0));
-        feed.publish([(id(1), None)], None);
+        feed.publish([(id(1), None)], None, Vec::new());
         assert_eq!(next(&mut slow).await, (u64::from(many) + 1, false, 0, 1));
     }
 }

@@ -10,6 +10,7 @@ use coracle_base::Backoff;
 use coracle_model::{ExitReason, InstanceId, NodeId};
 use coracle_proto::v1::{self, await_instance_response::Outcome};
 use tokio::time::{Instant, timeout};
+use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
@@ -27,6 +28,8 @@ const WARM_PATIENCE: Duration = Duration::from_millis(5);
 const GATHER: Duration = Duration::from_millis(1);
 /// How often the question is put again while requests stay parked.
 const AGAIN: Duration = Duration::from_millis(500);
+/// After this a question is put anew, with what has parked meanwhile.
+const ACTIVATION: Duration = Duration::from_secs(60);
 /// A refusal that is over this soon is waited for.
 const SHORT_REFUSAL: Duration = Duration::from_secs(1);
 /// Beyond the init timeout, for the node to say that it gave up.
@@ -84,16 +87,13 @@ async fn run(shared: &Arc<Shared>, function: &Arc<Function>) {
         };
         let asked = Instant::now();
         shared.metrics.activations.increment(1);
-        let answer = match shared.controllers.activate(request).await {
-            Ok(answer) => answer,
-            Err(status) => {
-                // A leader that has not heard of the function yet answers NOT_FOUND; like an
-                // unreachable one it is asked again, under the same id, while requests wait.
+        let answer = match ask_leader(shared, function, &request).await {
+            None => return,
+            Some(Ok(answer)) => answer,
+            Some(Err(status)) => {
+                // A leader that has not heard of the function yet answers NOT_FOUND; it is asked
+                // again, under the same id, while requests wait.
                 tracing::debug!(function = %function.id, %status, "activation not answered");
-                function.set_trouble(Some(
-                    Error::new(Code::NoController, "no controller could start an instance")
-                        .retry_after(1),
-                ));
                 tokio::time::sleep(backoff.wait()).await;
                 continue;
             }
@@ -107,6 +107,33 @@ async fn run(shared: &Arc<Shared>, function: &Arc<Function>) {
         tokio::time::sleep(wait.unwrap_or(GATHER)).await;
         if wait.is_some() {
             asked_at = None;
+        }
+    }
+}
+
+/// Until some leader answers; `None` when nobody waits for it any more.
+async fn ask_leader(
+    shared: &Shared,
+    function: &Function,
+    request: &v1::ActivateRequest,
+) -> Option<Result<v1::ActivateResponse, Status>> {
+    let doubt = |status: &Status| {
+        tracing::debug!(function = %function.id, %status, "activation not answered yet");
+        function.set_trouble(Some(
+            Error::new(Code::NoController, "no controller could start an instance").retry_after(1),
+        ));
+    };
+    let deadline = Instant::now() + ACTIVATION;
+    let asking = shared.controllers.activate(request, deadline, doubt);
+    tokio::pin!(asking);
+    loop {
+        tokio::select! {
+            answer = &mut asking => return Some(answer),
+            () = tokio::time::sleep(AGAIN) => {
+                if function.waiting() == 0 {
+                    return None;
+                }
+            }
         }
     }
 }

@@ -281,7 +281,7 @@ fn lost_place() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::HashSet, time::Duration};
 
     use coracle_model::{InstanceId, NodeId};
     use coracle_proto::v1;
@@ -299,7 +299,7 @@ mod tests {
             concurrency,
             ..v1::Route::default()
         };
-        function.update(&route, Instant::now());
+        function.update(&route, &HashSet::new(), Instant::now());
         for _ in 0..instances {
             function.learned(instance(concurrency, 1));
         }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use coracle_base::{Address, Clock, SystemClock, Tls};
+use coracle_base::{Address, Clock, SystemClock, Tls, Told};
 use coracle_model::NodeId;
 use uuid::Uuid;
 
@@ -13,6 +13,8 @@ pub struct Config {
     pub gateway_id: Uuid,
     /// Any of the controllers; the gateway finds the one that leads. Never empty.
     pub controllers: Vec<Address>,
+    /// What controllers say of where they are.
+    pub told: Told,
     /// Where to dial a node whose address is `memory:`, when the agent shares our process.
     pub local_node: Option<Address>,
     /// The node of this data directory: its instances' sockets are on this machine, whatever the
@@ -92,6 +94,7 @@ impl Config {
         Self {
             gateway_id: Uuid::new_v4(),
             controllers,
+            told: Told::default(),
             local_node: None,
             local_node_id: None,
             tls: None,

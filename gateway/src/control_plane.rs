@@ -71,7 +71,7 @@ impl ControllerPort {
     async fn read<T, F>(
         &self,
         within: Duration,
-        mut call: impl FnMut(ManagementClient<Channel>) -> F + Send,
+        call: impl Fn(ManagementClient<Channel>) -> F + Send + Sync,
     ) -> Result<T, PortError>
     where
         T: Send,

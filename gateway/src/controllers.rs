@@ -1,91 +1,46 @@
 //! Talking to whichever controller answers.
 
-use std::{
-    future::Future,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
-use coracle_base::Address;
+use coracle_base::replicas::{Pace, Replicas, Server};
 use coracle_proto::v1::{self, management_client::ManagementClient, routing_client::RoutingClient};
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Status, transport::Channel};
 
-/// One attempt; a controller that takes longer is treated as gone.
-const ATTEMPT: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// gRPC refuses messages above 4 MiB unless told otherwise; a route snapshot of a large cluster and
 /// a list of all functions are larger.
 const MESSAGE_MAX: usize = 64 << 20;
+/// Demand is reported again in a second.
+const REPORT: Duration = Duration::from_secs(1);
 
-/// Connections to all controllers, of which one at a time is asked: the last that answered.
+/// The controllers, of which the one that led last is asked first.
 #[derive(Debug)]
 pub(crate) struct Controllers {
-    channels: Vec<Channel>,
-    current: AtomicUsize,
-}
-
-/// Whether the same question may be put to another controller. Everything here is a read or
-/// carries an id under which it happens at most once.
-pub(crate) fn is_transient(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::Aborted
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::Unknown
-    )
+    replicas: Replicas,
 }
 
 impl Controllers {
-    /// Has to be called inside a runtime: the connections' tasks live on it.
-    pub(crate) fn new(addresses: &[Address]) -> Self {
-        let channels = addresses.iter().map(Address::channel).collect();
-        Self {
-            channels,
-            current: AtomicUsize::new(0),
-        }
+    pub(crate) fn new(replicas: Replicas) -> Self {
+        Self { replicas }
     }
 
-    fn channel(&self) -> (usize, Channel) {
-        let at = self.current.load(Relaxed) % self.channels.len();
-        (at, self.channels[at].clone())
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.replicas
     }
 
-    /// Goes on to the next one, unless somebody else did.
-    fn give_up_on(&self, at: usize) {
-        let next = (at + 1) % self.channels.len();
-        // Losing this race means that another caller has moved on already.
-        let _ = self.current.compare_exchange(at, next, Relaxed, Relaxed);
-    }
-
-    /// Asks until one answers or `deadline` passes; the last error is returned then.
+    /// Asks any of them, one after the other, until one answers or `deadline` passes; the last error
+    /// is returned then. Everything here is a read or carries an id under which it happens at most
+    /// once.
     pub(crate) async fn ask<T, F>(
         &self,
         deadline: Instant,
-        mut call: impl FnMut(Channel) -> F,
+        call: impl Fn(Channel) -> F,
     ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let (at, channel) = self.channel();
-            let attempt = deadline.min(Instant::now() + ATTEMPT);
-            let status = match timeout_at(attempt, call(channel)).await {
-                Ok(Err(status)) if is_transient(&status) => status,
-                Ok(done) => return done,
-                Err(_) => Status::deadline_exceeded("the controller did not answer in time"),
-            };
-            self.give_up_on(at);
-            if Instant::now() + pause >= deadline {
-                return Err(status);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        let answer = self.replicas.ask(Pace::PATIENT, deadline, call, |_| ());
+        answer.await.map(|(_, answer)| answer)
     }
 
     pub(crate) fn management(channel: Channel) -> ManagementClient<Channel> {
@@ -96,68 +51,50 @@ impl Controllers {
         RoutingClient::new(channel).max_decoding_message_size(MESSAGE_MAX)
     }
 
-    /// One attempt, so that the caller can see how long its requests have waited in between.
+    /// Until the leader answers, under the same id; `doubt` hears of every attempt that failed.
     pub(crate) async fn activate(
         &self,
-        request: v1::ActivateRequest,
+        request: &v1::ActivateRequest,
+        deadline: Instant,
+        doubt: impl FnMut(&Status),
     ) -> Result<v1::ActivateResponse, Status> {
-        let (at, channel) = self.channel();
-        let mut client = Self::routing(channel);
-        match timeout_at(Instant::now() + ATTEMPT, client.activate(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => {
-                if is_transient(&status) {
-                    self.give_up_on(at);
-                }
-                Err(status)
-            }
-            Err(_) => {
-                self.give_up_on(at);
-                Err(Status::deadline_exceeded(
-                    "the controller did not answer in time",
-                ))
-            }
-        }
+        let call = |channel| {
+            let request = request.clone();
+            async move { Self::routing(channel).activate(request).await }
+        };
+        let answer = self.replicas.ask(Pace::URGENT, deadline, call, doubt);
+        let (leader, answer) = answer.await?;
+        self.replicas.leads(&leader);
+        Ok(answer.into_inner())
     }
 
+    /// Once, to whoever led last: the feed and the activations find out who leads now.
     pub(crate) async fn report_demand(&self, report: v1::DemandReport) -> Result<(), Status> {
-        let (at, channel) = self.channel();
-        let mut client = Self::routing(channel);
+        let mut client = Self::routing(self.replicas.first().channel());
         let answer = client.report_demand(report);
-        match timeout_at(Instant::now() + Duration::from_secs(1), answer).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) => {
-                if is_transient(&status) {
-                    self.give_up_on(at);
-                }
-                Err(status)
-            }
+        match timeout_at(Instant::now() + REPORT, answer).await {
+            Ok(answer) => answer.map(drop),
             Err(_) => Err(Status::deadline_exceeded(
                 "the controller did not answer in time",
             )),
         }
     }
 
-    /// Opens a route feed; the first update of it is a snapshot.
+    /// Opens a route feed of the leader; the first update of it is a snapshot.
     pub(crate) async fn routes(
         &self,
         gateway: uuid::Uuid,
-    ) -> Result<tonic::Streaming<v1::RouteUpdate>, Status> {
-        let (at, channel) = self.channel();
-        let mut client = Self::routing(channel);
-        let request = v1::RoutesRequest {
-            gateway: crate::wire::bytes(gateway),
+        deadline: Instant,
+    ) -> Result<(Server, tonic::Streaming<v1::RouteUpdate>), Status> {
+        let call = |channel| async move {
+            let request = v1::RoutesRequest {
+                gateway: crate::wire::bytes(gateway),
+            };
+            Self::routing(channel).routes(request).await
         };
-        let opened = timeout_at(Instant::now() + ATTEMPT, client.routes(request)).await;
-        let result = match opened {
-            Ok(result) => result,
-            Err(_) => Err(Status::deadline_exceeded(
-                "the controller did not answer in time",
-            )),
-        };
-        if result.is_err() {
-            self.give_up_on(at);
-        }
-        Ok(result?.into_inner())
+        let opened = self.replicas.ask(Pace::STEADY, deadline, call, |_| ());
+        let (leader, stream) = opened.await?;
+        self.replicas.leads(&leader);
+        Ok((leader, stream.into_inner()))
     }
 }

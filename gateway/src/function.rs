@@ -4,7 +4,7 @@
 //! queue's rules are in `admission.rs`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst},
@@ -173,8 +173,14 @@ impl Function {
             && self.project_id == route.project_id
     }
 
-    /// Takes over what the feed says, keeping the counts of instances that stay.
-    pub(crate) fn update(self: &Arc<Self>, wire: &v1::Route, now: Instant) {
+    /// Takes over what the feed says, keeping the counts of instances that stay. Those on `silent`
+    /// nodes stay too: the feed does not know of them.
+    pub(crate) fn update(
+        self: &Arc<Self>,
+        wire: &v1::Route,
+        silent: &HashSet<NodeId>,
+        now: Instant,
+    ) {
         let route = Route::from_wire(wire);
         let concurrency = route.concurrency;
         self.serving.store(route.revision.unwrap_or(0), SeqCst);
@@ -214,14 +220,32 @@ impl Function {
             for instance in live {
                 let kept = next.iter().any(|i| i.id == instance.id);
                 let young = now.saturating_duration_since(instance.learned_at) < UNLISTED_KEPT;
-                if !kept && !instance.is_listed() && young && !instance.is_gone() {
+                if kept {
+                    continue;
+                }
+                if silent.contains(&instance.node) && !instance.is_gone() {
+                    instance.set_unconfirmed();
                     next.push(instance.clone());
-                } else if !kept {
+                } else if !instance.is_listed() && young && !instance.is_gone() {
+                    next.push(instance.clone());
+                } else {
                     instance.set_gone();
                 }
             }
             next
         });
+    }
+
+    /// These nodes have reported, or are given up: what the feed has not named of them is gone.
+    pub(crate) fn settle(self: &Arc<Self>, settled: &HashSet<NodeId>) {
+        let over = |i: &Arc<Instance>| i.is_unconfirmed() && settled.contains(&i.node);
+        if self.live.load().iter().any(over) {
+            self.edit_live(|live| {
+                let (gone, rest): (Vec<_>, Vec<_>) = live.iter().cloned().partition(over);
+                gone.iter().for_each(|instance| instance.set_gone());
+                rest
+            });
+        }
     }
 
     /// A node says that an instance answers, before the feed does or again after it failed.
@@ -345,7 +369,7 @@ mod tests {
             instances: vec![listed],
             ..v1::Route::default()
         };
-        function.update(&route, Instant::now());
+        function.update(&route, &HashSet::new(), Instant::now());
         let born = || function.live.load()[0].birth().copied();
         assert_eq!(born(), None);
         for init in [2, 3] {
@@ -382,13 +406,57 @@ mod tests {
                 .collect(),
             ..v1::Route::default()
         };
-        function.update(&listed(&[killed]), Instant::now());
+        function.update(&listed(&[killed]), &HashSet::new(), Instant::now());
         function.forget(InstanceId(killed));
         tokio::time::advance(UNLISTED_KEPT * 2).await;
-        function.update(&listed(&[killed]), Instant::now());
+        function.update(&listed(&[killed]), &HashSet::new(), Instant::now());
         assert!(function.live.load().is_empty());
         // Once the feed knows, nothing is kept of it.
-        function.update(&listed(&[]), Instant::now());
+        function.update(&listed(&[]), &HashSet::new(), Instant::now());
         assert!(function.lock_forgotten().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_silent_node_has_stays_until_the_node_has_spoken() {
+        let function = Arc::new(Function::for_test("p/n/f", 1));
+        let (silent, heard) = (NodeId(Uuid::new_v4()), NodeId(Uuid::new_v4()));
+        let listed = |node: NodeId| v1::RouteInstance {
+            id: wire::bytes(node.0),
+            node: wire::bytes(node.0),
+            ready: true,
+            socket: "/x".into(),
+            ..v1::RouteInstance::default()
+        };
+        let routes = |instances| v1::Route {
+            instances,
+            ..v1::Route::default()
+        };
+        let update = |instances, silent: &[NodeId]| {
+            let silent = silent.iter().copied().collect();
+            function.update(&routes(instances), &silent, Instant::now());
+        };
+        let ids = || {
+            function
+                .live
+                .load()
+                .iter()
+                .map(|i| i.id.0)
+                .collect::<Vec<_>>()
+        };
+        update(vec![listed(silent), listed(heard)], &[]);
+        // A new leader that has heard one of the two, and nothing from it.
+        update(vec![], &[silent]);
+        assert_eq!(ids(), [silent.0]);
+        update(vec![], &[silent]);
+        function.settle(&[heard].into());
+        assert_eq!(ids(), [silent.0]);
+        function.settle(&[silent].into());
+        assert!(ids().is_empty());
+        // One that it then has reported is as any other.
+        update(vec![listed(silent)], &[]);
+        update(vec![], &[silent]);
+        update(vec![listed(silent)], &[]);
+        function.settle(&[silent].into());
+        assert_eq!(ids(), [silent.0]);
     }
 }

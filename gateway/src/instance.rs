@@ -40,6 +40,8 @@ pub(crate) struct Instance {
     in_flight: AtomicU32,
     /// The feed has named it at least once, so its absence from the feed means that it is gone.
     listed: AtomicBool,
+    /// The feed cannot know of it: its node has not reported to the leader yet.
+    unconfirmed: AtomicBool,
     draining: AtomicBool,
     gone: AtomicBool,
     /// A request in it ran past its deadline: it finishes the others and is then killed.
@@ -84,6 +86,7 @@ impl Instance {
             learned_at: now,
             in_flight: AtomicU32::new(0),
             listed: AtomicBool::new(listed),
+            unconfirmed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
@@ -212,6 +215,15 @@ impl Instance {
 
     pub(crate) fn set_listed(&self) {
         self.listed.store(true, SeqCst);
+        self.unconfirmed.store(false, SeqCst);
+    }
+
+    pub(crate) fn set_unconfirmed(&self) {
+        self.unconfirmed.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(SeqCst)
     }
 
     pub(crate) fn is_listed(&self) -> bool {

@@ -52,6 +52,8 @@ pub(crate) enum Gap {
 struct State {
     stamp: Option<Stamp>,
     functions: HashMap<FunctionId, Arc<Function>>,
+    /// Nodes that have not reported to the leader yet.
+    silent: HashSet<NodeId>,
     /// The stream that is being followed has shown its snapshot.
     following: bool,
 }
@@ -144,11 +146,19 @@ impl Table {
         state.stamp = Some(stamp);
         state.following |= update.snapshot;
 
+        let mut silent = HashSet::new();
         for node in &update.nodes {
-            if let Some(id) = wire::uuid(&node.node) {
-                nodes.learn(NodeId(id), &node.name, &node.address);
+            if let Some(id) = wire::uuid(&node.node).map(NodeId) {
+                // A leader that has not heard it does not know its address either.
+                if node.silent {
+                    silent.insert(id);
+                } else {
+                    nodes.learn(id, &node.name, &node.address);
+                }
             }
         }
+        let settled: HashSet<_> = state.silent.difference(&silent).copied().collect();
+        state.silent = silent;
         let mut gone = Vec::new();
         if update.snapshot {
             let named: HashSet<_> = update
@@ -201,7 +211,12 @@ impl Table {
                 state.functions.insert(id, function.clone());
                 function
             });
-            function.update(route, now);
+            function.update(route, &state.silent, now);
+        }
+        if !settled.is_empty() {
+            for function in state.functions.values() {
+                function.settle(&settled);
+            }
         }
         if renamed {
             self.names.store(Arc::new(index(&state, self.with_hosts)));
@@ -278,8 +293,7 @@ mod tests {
             }),
             snapshot,
             upsert,
-            remove: vec![],
-            nodes: vec![],
+            ..v1::RouteUpdate::default()
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use coracle_base::Replicas;
 use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{
@@ -40,7 +41,7 @@ impl Shared {
         crate::metrics::describe();
         Arc::new(Self {
             table: Table::new(config.threads, config.base_domain.is_some()),
-            controllers: Controllers::new(&config.controllers),
+            controllers: Controllers::new(Replicas::new(&config.controllers, config.told.clone())),
             nodes: Nodes::new(
                 config.local_node.clone(),
                 config.local_node_id,

@@ -130,7 +130,10 @@ impl Session {
     }
 
     async fn send(&self, body: controller_message::Body) {
-        let message = ControllerMessage { body: Some(body) };
+        let message = ControllerMessage {
+            body: Some(body),
+            ..ControllerMessage::default()
+        };
         // A session that the agent gave up takes nothing more, which the test sees elsewhere.
         let _ = self.outbound.send(Ok(message)).await;
     }

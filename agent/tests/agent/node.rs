@@ -6,7 +6,7 @@ use coracle_agent::{
     Agent, Config, InstanceLimits, Limits, LogLimits, LogStore, SessionLimits,
     fake::{FakeBuilder, FakeImages},
 };
-use coracle_base::{Address, MemoryBus, Shutdown, SystemClock};
+use coracle_base::{Address, MemoryBus, Shutdown, SystemClock, Told};
 use coracle_driver::fake::FakeDriver;
 use coracle_model::{
     Concurrency, Convention, Digest, Env, FunctionId, Handler, InstanceId, InstanceSpec, Memory,
@@ -69,6 +69,7 @@ impl NodeUnderTest {
             version: "0.0.0".to_owned(),
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             controllers: controllers.to_vec(),
+            told: Told::default(),
             listen: listen.clone(),
             advertise: None,
             driver: Arc::new(self.driver.clone()),

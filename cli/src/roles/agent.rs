@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use coracle_agent::{
     Agent, Config, Limits, LogLimits, LogStore, NodeImages, RuntimeImages, SourceBuilder,
 };
-use coracle_base::{Address, Backoff, Shutdown, SystemClock};
+use coracle_base::{Address, Backoff, Shutdown, SystemClock, Told};
 use coracle_builder::{Builder, ImageStore, image::Mirror};
 use coracle_containerd::{ContainerdDriver, EgressPolicy, ShimCommand, StemLimits};
 use coracle_driver::InstanceDriver;
@@ -87,6 +87,7 @@ pub(super) async fn build(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: settings.labels.clone(),
         controllers,
+        told: membership.map_or_else(Told::default, |known| known.told(data.path())),
         listen,
         advertise,
         driver: parts.driver,

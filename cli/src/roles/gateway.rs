@@ -30,6 +30,7 @@ pub(super) async fn bind(
         // Its certificate says so too, and it speaks for itself only.
         config.gateway_id = data.identity().node_id;
         config.tls = Some(membership.tls());
+        config.told = membership.told(data.path());
     }
     config.local_node_id = Some(NodeId(data.identity().node_id));
     config.invoke = settings.invoke;

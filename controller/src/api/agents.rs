@@ -62,6 +62,8 @@ impl v1::agents_server::Agents for Agents {
             tracing::info!(%node, name, ?replaces, "node registered");
         }
         let (sender, orders) = mpsc::channel(ORDERS);
+        // Weak: the session ends when the leader's books let go of it.
+        let aside = sender.downgrade();
         let session = self
             .core
             .hello(self.core.now(), report, sender)
@@ -77,6 +79,7 @@ impl v1::agents_server::Agents for Agents {
         self.shutdown.spawn("agent session", async move {
             tokio::select! {
                 () = conversation.listen(inbound) => {}
+                () = conversation.tell(aside) => {}
                 () = shutdown.requested() => {}
             }
             conversation.core.goodbye(node, session);
@@ -120,6 +123,25 @@ struct Conversation {
 }
 
 impl Conversation {
+    /// Where the controllers are, at first and as it changes. Ends with the session.
+    async fn tell(&self, to: mpsc::WeakSender<Result<v1::ControllerMessage, Status>>) {
+        let mut controllers = self.core.controllers.subscribe();
+        controllers.mark_changed();
+        while controllers.changed().await.is_ok() {
+            let message = v1::ControllerMessage {
+                body: None,
+                controllers: controllers.borrow_and_update().clone(),
+            };
+            if message.controllers.is_empty() {
+                continue;
+            }
+            let Some(to) = to.upgrade() else { return };
+            if to.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn listen(&self, mut inbound: Streaming<v1::AgentMessage>) {
         let reason = loop {
             let body = match inbound.message().await {

@@ -28,6 +28,8 @@ pub(crate) struct Desk {
     pub(crate) published: watch::Receiver<Published>,
     pub(crate) changes: watch::Sender<Changes>,
     pub(crate) routes: RouteFeed,
+    /// Where the controllers are, for agents; gateways hear it with their routes.
+    pub(crate) controllers: watch::Sender<Vec<String>>,
     /// Wakes the loops that run while leading.
     pub(crate) plan_wake: Notify,
     pub(crate) build_wake: Notify,
@@ -58,6 +60,7 @@ impl Desk {
             published,
             changes,
             routes: RouteFeed::new(),
+            controllers: watch::Sender::default(),
             plan_wake: Notify::new(),
             build_wake: Notify::new(),
             routes_wake: Notify::new(),
@@ -69,6 +72,16 @@ impl Desk {
     /// linearizable.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.published.borrow().view)
+    }
+
+    pub(crate) fn tell_controllers(&self, addresses: &[String]) {
+        self.controllers.send_if_modified(|told| {
+            let news = *told != addresses;
+            if news {
+                *told = addresses.to_vec();
+            }
+            news
+        });
     }
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -42,7 +42,10 @@ impl Memory {
             let sequence = entry.sequence;
             if session
                 .sender
-                .try_send(Ok(v1::ControllerMessage { body }))
+                .try_send(Ok(v1::ControllerMessage {
+                    body,
+                    ..v1::ControllerMessage::default()
+                }))
                 .is_err()
             {
                 tracing::warn!(node = %node, "session cut: the agent does not keep up");
@@ -65,7 +68,10 @@ impl Memory {
         let body = Some(v1::controller_message::Body::Ack(v1::ReportAck { number }));
         if session
             .sender
-            .try_send(Ok(v1::ControllerMessage { body }))
+            .try_send(Ok(v1::ControllerMessage {
+                body,
+                ..v1::ControllerMessage::default()
+            }))
             .is_err()
         {
             self.disconnected(node);

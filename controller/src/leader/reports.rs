@@ -121,7 +121,12 @@ impl Memory {
 
         let snapshot = self.assignment(id)?;
         let body = Some(v1::controller_message::Body::Snapshot(snapshot));
-        sender.try_send(Ok(v1::ControllerMessage { body })).ok()?;
+        sender
+            .try_send(Ok(v1::ControllerMessage {
+                body,
+                ..v1::ControllerMessage::default()
+            }))
+            .ok()?;
         let entry = self.nodes.get_mut(&id)?;
         entry.session = Some(Session { number, sender });
         if let Leadership::Collecting { heard, .. } = &mut self.leadership {

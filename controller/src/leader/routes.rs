@@ -102,14 +102,26 @@ pub(crate) fn route_instance(instance: &Instance) -> v1::RouteInstance {
     }
 }
 
+/// Those whose instances the routes know, and those that may have some all the same: a later leader
+/// has not heard them yet, and has not given them up.
 pub(crate) fn nodes(memory: &Memory) -> Vec<v1::NodeAddress> {
-    let nodes = memory.nodes.iter().filter(|(_, entry)| entry.heard);
+    let hoped_for = |id| memory.inputs.get(id).is_some_and(|input| input.alive);
+    let nodes = memory.nodes.iter();
+    let nodes = nodes.filter(|(id, entry)| entry.heard || hoped_for(id));
     let address = nodes.map(|(id, entry)| v1::NodeAddress {
         node: id.to_wire(),
         address: entry.node.address.clone(),
         name: entry.node.name.clone(),
+        silent: !entry.heard,
     });
     address.collect()
+}
+
+/// Where agents and gateways find the controllers; empty before there is a cluster.
+pub(crate) fn controllers(view: &View) -> Vec<String> {
+    view.members()
+        .map(|member| member.address.clone())
+        .collect()
 }
 
 /// The term's feed begins. Not before the agents were heard: routes without the instances that run
@@ -124,8 +136,10 @@ pub(super) fn begin(desk: &Desk, memory: &mut Memory, now: Timestamp) {
     memory.dirty.clear();
     memory.nodes_dirty = false;
     let nodes = nodes(memory);
+    let controllers = controllers(&view);
+    desk.tell_controllers(&controllers);
     desk.routes
-        .begin(memory.incarnation, memory.term, routes, nodes);
+        .begin(memory.incarnation, memory.term, routes, nodes, controllers);
 }
 
 /// Publishes what changed: by writes, and by what happened to instances.
@@ -169,6 +183,8 @@ pub(crate) fn publish(desk: &Desk, now: Timestamp) {
         .map(|id| (id, route(&view, &memory, now, id)))
         .collect();
     let nodes = std::mem::take(&mut memory.nodes_dirty).then(|| nodes(&memory));
+    let controllers = controllers(&view);
+    desk.tell_controllers(&controllers);
     // Under the memory's lock, so that two publications keep their order.
-    desk.routes.publish(changed, nodes);
+    desk.routes.publish(changed, nodes, controllers);
 }

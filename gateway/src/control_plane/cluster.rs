@@ -12,7 +12,7 @@ impl ControllerPort {
     async fn ask_cluster<T, F>(
         &self,
         within: std::time::Duration,
-        mut call: impl FnMut(ClusterClient<Channel>) -> F + Send,
+        call: impl Fn(ClusterClient<Channel>) -> F + Send + Sync,
     ) -> Result<T, Status>
     where
         T: Send,

@@ -7,6 +7,8 @@
 
 mod bounds;
 mod cold;
+mod controllers;
+mod leaders;
 mod lifecycle;
 mod node;
 mod relay;

@@ -59,6 +59,7 @@ impl Node {
             node: id_bytes(node.id),
             address: format!("http://{}", node.address),
             name: name.into(),
+            silent: false,
         };
         world.plane.nodes.lock().unwrap().push(named);
         node

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -51,7 +51,11 @@ type OnActivate =
 
 #[derive(Default)]
 pub(crate) struct Plane {
-    routes: Mutex<(u64, Vec<v1::Route>)>,
+    /// In the stamps of its routes; 0 counts as 1.
+    pub(crate) term: AtomicU64,
+    /// What its routes say of where controllers are.
+    pub(crate) controllers: Mutex<Vec<String>>,
+    pub(crate) routes: Mutex<(u64, Vec<v1::Route>)>,
     /// Beside [`NODE`], which is here.
     pub(crate) nodes: Mutex<Vec<v1::NodeAddress>>,
     feeds: Mutex<Vec<mpsc::Sender<Result<v1::RouteUpdate, Status>>>>,
@@ -74,13 +78,14 @@ impl Plane {
         v1::RouteUpdate {
             stamp: Some(v1::Stamp {
                 incarnation: 1,
-                term: 1,
+                term: self.term.load(SeqCst).max(1),
                 sequence,
             }),
             snapshot,
             upsert,
             remove: vec![],
             nodes: self.nodes(),
+            controllers: self.controllers.lock().unwrap().clone(),
         }
     }
 
@@ -89,6 +94,7 @@ impl Plane {
             node: id_bytes(NODE),
             address: "memory:".into(),
             name: "here".into(),
+            silent: false,
         };
         let mut nodes = self.nodes.lock().unwrap().clone();
         nodes.push(here);
@@ -482,7 +488,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new(change: impl FnOnce(&mut Config)) -> Self {
         let plane = Arc::new(Plane::default());
-        let (controller, agent) = (MemoryBus::new(), MemoryBus::new());
+        let controller = MemoryBus::new();
         let routes = routing::RoutingServer::new(Fake(plane.clone()));
         let incoming = Address::Memory(controller.clone()).listen().await.unwrap();
         tokio::spawn(
@@ -490,6 +496,16 @@ impl World {
                 .add_service(routes)
                 .serve_with_incoming(incoming),
         );
+        Self::with_controllers(plane, vec![Address::Memory(controller)], change).await
+    }
+
+    /// The plane is that of the nodes, and of the controllers where they have no other.
+    pub(crate) async fn with_controllers(
+        plane: Arc<Plane>,
+        controllers: Vec<Address>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let agent = MemoryBus::new();
         let nodes = node::NodeServiceServer::new(Fake(plane.clone()));
         let incoming = Address::Memory(agent.clone()).listen().await.unwrap();
         tokio::spawn(
@@ -497,7 +513,7 @@ impl World {
                 .add_service(nodes)
                 .serve_with_incoming(incoming),
         );
-        let mut config = Config::new(vec![Address::Memory(controller)]);
+        let mut config = Config::new(controllers);
         config.local_node = Some(Address::Memory(agent));
         config.threads = 2;
         change(&mut config);
