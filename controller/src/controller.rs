@@ -11,14 +11,16 @@ use std::{
 use coracle_base::{Incoming, Shutdown};
 use coracle_identity::Guard;
 use coracle_model::{
-    NamespaceId, Operation, ProjectId, Refusal, Token, WriteId,
+    NamespaceId, Operation, ProjectId, Refusal, Timestamp, Token, WriteId,
     operation::{CreateNamespace, CreateToken},
 };
 use coracle_proto::v1::{
     agents_server::AgentsServer, cluster_server::ClusterServer, join_server::JoinServer,
     management_server::ManagementServer, peers_server::PeersServer, routing_server::RoutingServer,
 };
-use coracle_replica::{ChangeError, Ended, Members, ReadError, Replica, SledLog, StartError};
+use coracle_replica::{
+    ChangeError, Ended, Fatal, Members, ReadError, Replica, SledLog, StartError,
+};
 use coracle_state::Body;
 use tokio::{task::spawn_blocking, time::Instant};
 use tonic::transport::Server;
@@ -27,6 +29,7 @@ use uuid::Uuid;
 use crate::{
     api::{agents::Agents, cluster::Cluster, join::Join, management::Management, routing::Routing},
     artifacts::{ArtifactError, Artifacts, FileStore, ObjectStore, Store, StoreUrl},
+    backup::{self, BackupError},
     build_logs::BuildLogs,
     cluster::{ClusterError, Founded, Founder},
     config::Config,
@@ -52,12 +55,40 @@ pub enum BuildError {
         path: PathBuf,
         source: coracle_replica::log::Error,
     },
+    #[error(
+        "the log of member {member} is damaged and was set aside as {path}; the group still has a \
+         majority without it, so remove member {member} from the cluster and join again from this \
+         data directory's machine, under a new id: never under the old one"
+    )]
+    SetAside {
+        member: u64,
+        path: PathBuf,
+        source: Box<BuildError>,
+    },
+    #[error(
+        "the log of member {member} was set aside here before, and a member that forgot its vote must \
+         not come back: join again under a new id"
+    )]
+    Spent { member: u64 },
+    #[error("the data directory cannot be used")]
+    Backup(#[from] BackupError),
     #[error("cannot open the artifact store")]
     Artifacts(#[from] ArtifactError),
     #[error("cannot open the build logs in {path}")]
     BuildLogs { path: PathBuf, source: io::Error },
     #[error("the replica did not start")]
     Replica(#[from] StartError),
+}
+
+impl BuildError {
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Log { source, .. } | Self::Replica(StartError::Recover(Fatal::Log(source))) => {
+                source.is_damage()
+            }
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +155,41 @@ pub struct Controller {
 
 impl Config {
     /// Opens everything and recovers the state. Nothing is served before [`Controller::run`].
+    ///
+    /// Where there are other members, a log that is damaged is set aside, and its member with it:
+    /// the group goes on without, and this machine joins again. A log of the only member is left
+    /// where it is.
     pub async fn build(self) -> Result<Controller, BuildError> {
+        let (dir, member, clock) = (self.data_dir.clone(), self.member, Arc::clone(&self.clock));
+        let others = self
+            .peers
+            .ids()
+            .into_iter()
+            .chain(self.voters.iter().copied());
+        let grouped = self.voters.is_empty() || others.into_iter().any(|id| id != member);
+        let error = match self.open().await {
+            Err(error) if grouped && error.is_damage() => error,
+            opened => return opened,
+        };
+        let now = Timestamp(clock.now_millis());
+        let aside = spawn_blocking(move || backup::set_aside(&dir, member, now));
+        let path = aside
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        tracing::error!(
+            error = crate::core::chain(&error),
+            member,
+            path = %path.display(),
+            "THE LOG OF THIS MEMBER IS DAMAGED AND WAS SET ASIDE. It must not run again under this id"
+        );
+        Err(BuildError::SetAside {
+            member,
+            path,
+            source: Box::new(error),
+        })
+    }
+
+    async fn open(self) -> Result<Controller, BuildError> {
         let mut incoming = Vec::new();
         for address in &self.listen {
             let bound = address.listen().await;
@@ -139,6 +204,10 @@ impl Config {
         let (dir, member, limits) = (self.data_dir.clone(), self.member, self.leader.clone());
         let (url, clock) = (self.artifact_store.clone(), Arc::clone(&self.clock));
         let opened = spawn_blocking(move || {
+            backup::settle(&dir)?;
+            if backup::is_spent(&dir, member)? {
+                return Err(BuildError::Spent { member });
+            }
             let path = dir.join("log");
             let log = SledLog::open(&path, member);
             let log = log.map_err(|source| BuildError::Log { path, source })?;
@@ -171,6 +240,7 @@ impl Config {
             id: self.member,
             cluster_id: self.cluster_id.as_str().into(),
             table: self.peers,
+            published: published.clone(),
         };
         let outbound = Outbound::new(me.clone());
         let observer = Box::new(|_: coracle_replica::Applied<'_, _>| {});
@@ -327,6 +397,12 @@ impl Controller {
     /// Who is in the group and, while this controller leads, how far they have come.
     pub async fn members(&self, within: Duration) -> Result<Members, ReadError> {
         self.core.replica.members(Instant::now() + within).await
+    }
+
+    /// The whole state as a file, for [`backup::inspect`] and [`backup::restore`]: with everything
+    /// that was acknowledged before the call. Any controller can.
+    pub async fn save_snapshot(&self, within: Duration) -> Result<bytes::Bytes, ReadError> {
+        backup::save(&self.core, Instant::now() + within).await
     }
 
     /// Adds a member that receives everything and has no vote; see [`Replica::add_learner`]. Only

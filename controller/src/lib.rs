@@ -9,6 +9,7 @@
 
 mod api;
 pub mod artifacts;
+pub mod backup;
 mod build_logs;
 mod cluster;
 mod config;

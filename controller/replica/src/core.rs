@@ -24,6 +24,7 @@ use crate::{
     logger::raft_logger,
     machine::{Command, Machine},
     membership::{Group, Member, Members, Progress, Step},
+    replica::Saved,
     status::{Role, Status},
     storage::Storage,
 };
@@ -31,7 +32,7 @@ use crate::{
 /// Entries dropped from the log at a time, so that compaction never holds up a commit for long.
 const COMPACT_STEP: u64 = 1_000;
 /// Commands applied at a time when the state is rebuilt at start.
-const REPLAY_BYTES: u64 = 1024 * 1024;
+pub(crate) const REPLAY_BYTES: u64 = 1024 * 1024;
 const MESSAGE_BYTES: u64 = 1024 * 1024;
 const COMMITTED_BYTES: u64 = 4 * 1024 * 1024;
 /// Beyond this much that no majority has, proposals are refused instead of kept in memory.
@@ -231,18 +232,7 @@ impl<S: LogStore, M: Machine> Core<S, M> {
     }
 
     pub fn group(&self) -> Group {
-        let members = &self.raft.store().log.state().members;
-        let sorted = |ids: &[u64]| {
-            let mut ids = ids.to_vec();
-            ids.sort_unstable();
-            ids
-        };
-        let learners = [&members.learners[..], &members.learners_next].concat();
-        Group {
-            as_of: self.applied,
-            voters: sorted(&members.voters),
-            learners: sorted(&learners),
-        }
+        Group::of(&self.raft.store().log.state().members, self.applied)
     }
 
     pub(crate) fn group_version(&self) -> u64 {
@@ -610,6 +600,18 @@ impl<S: LogStore, M: Machine> Core<S, M> {
         Some(self.raft.raft.leader_id).filter(|id| *id != raft::INVALID_ID)
     }
 
+    /// The state as it is now, with where it stands. None before anything was applied.
+    pub(crate) fn save(&self) -> Option<Saved> {
+        let index = self.applied;
+        let term = self.raft.store().log.term(index).filter(|_| index > 0)?;
+        Some(Saved {
+            index,
+            term,
+            group: self.group(),
+            state: self.machine.snapshot(),
+        })
+    }
+
     /// Everything so far on disk, the applied index too, so that the next start replays little.
     pub fn flush(&mut self) -> Result<(), Fatal> {
         let write = Write {
@@ -708,7 +710,7 @@ fn found<S: LogStore, M: Machine>(log: &mut S, voters: &[u64], machine: &M) -> R
 /// Restores the snapshot and applies what is known to be committed after it. Raft is not told of
 /// any of this: it starts at the applied index, with the members as of then, so no membership
 /// change is ever applied twice. Returns the bytes of commands that no snapshot holds.
-fn recover<S: LogStore, M: Machine>(log: &S, machine: &mut M) -> Result<u64, Fatal> {
+pub(crate) fn recover<S: LogStore, M: Machine>(log: &S, machine: &mut M) -> Result<u64, Fatal> {
     let state = log.state();
     let mut next = 1;
     if let Some(snapshot) = &state.snapshot {
@@ -739,7 +741,10 @@ fn recover<S: LogStore, M: Machine>(log: &S, machine: &mut M) -> Result<u64, Fat
     Ok(bytes)
 }
 
-fn apply_command<M: Machine>(machine: &mut M, entry: &Entry) -> Result<Option<M::Response>, Fatal> {
+pub(crate) fn apply_command<M: Machine>(
+    machine: &mut M,
+    entry: &Entry,
+) -> Result<Option<M::Response>, Fatal> {
     if entry.data.is_empty() {
         return Ok(None);
     }

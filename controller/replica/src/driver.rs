@@ -21,7 +21,7 @@ use crate::{
     machine::{Applied, Machine, Observer},
     membership::{Change, Group, Members},
     reads::Reads,
-    replica::Outcome,
+    replica::{Outcome, Saved},
     status::{Role, Status},
     transport::{PeerMessage, Transport},
 };
@@ -58,6 +58,9 @@ pub(crate) enum Request<R> {
     },
     Members {
         reply: oneshot::Sender<Members>,
+    },
+    Save {
+        reply: oneshot::Sender<Option<Saved>>,
     },
     /// A peer says that this member is none, as of this index.
     Removed {
@@ -250,6 +253,7 @@ impl<M: Machine, S: LogStore> Driver<M, S> {
             Request::Transfer { to, reply } => {
                 self.desk.changes.transfer(&mut self.core, to, reply);
             }
+            Request::Save { reply } => answer(reply, self.core.save()),
             Request::Members { reply } => answer(reply, self.core.members()),
             Request::Removed { as_of } => self.removed |= self.core.is_removed_as_of(as_of),
             Request::Shutdown => {

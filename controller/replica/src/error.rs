@@ -143,6 +143,8 @@ pub enum ChangeRefused {
 pub enum ReadError {
     #[error("too many reads are waiting")]
     Busy,
+    #[error("this member belongs to no group yet")]
+    Nothing,
     #[error("the deadline passed before a majority confirmed a leader")]
     Deadline,
     #[error("the replica has stopped")]

@@ -19,6 +19,7 @@ pub mod log;
 mod logger;
 mod machine;
 mod membership;
+pub mod offline;
 mod reads;
 mod replica;
 #[cfg(test)]
@@ -40,7 +41,7 @@ pub use crate::{
     log::{COMMAND_BYTES_MAX, LogStore, MemLog, SledLog},
     machine::{Applied, Command, Machine, MachineError, Observer},
     membership::{Change, Group, Member, Members, Progress},
-    replica::{Outcome, Replica},
+    replica::{Outcome, Replica, Saved},
     status::{Role, Status},
     transport::{NoPeers, PeerMessage, Transport},
 };

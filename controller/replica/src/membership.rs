@@ -4,6 +4,8 @@
 //! caught up. It leaves in two steps, as a learner again first. One step of one member at a time;
 //! joint configurations are not needed.
 
+use raft::eraftpb::ConfState;
+
 use crate::error::ChangeRefused;
 
 /// A learner that lacks more entries than this would hold up commits if it became a voter.
@@ -24,6 +26,20 @@ pub struct Group {
 }
 
 impl Group {
+    pub(crate) fn of(members: &ConfState, as_of: u64) -> Self {
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        let learners = [&members.learners[..], &members.learners_next].concat();
+        Self {
+            as_of,
+            voters: sorted(&members.voters),
+            learners: sorted(&learners),
+        }
+    }
+
     pub fn contains(&self, id: u64) -> bool {
         self.voters.contains(&id) || self.learners.contains(&id)
     }

@@ -30,6 +30,15 @@ pub struct Outcome<R> {
     pub response: R,
 }
 
+/// The whole state, as bytes for [`Machine::restore`], and where in the log it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    pub index: u64,
+    pub term: u64,
+    pub group: Group,
+    pub state: Vec<u8>,
+}
+
 /// One running member of a group. Clones are the same member. When the last one is dropped the
 /// replica ends as after [`Replica::shutdown`], only that nobody waits for it.
 #[derive(Debug)]
@@ -155,6 +164,21 @@ impl<R: Send + 'static> Replica<R> {
             let sent = self.inbox.send(Request::Members { reply }).await;
             sent.map_err(|_| ReadError::Stopped)?;
             answer.await.map_err(|_| ReadError::Stopped)
+        };
+        timeout_at(deadline, exchange)
+            .await
+            .unwrap_or(Err(ReadError::Deadline))
+    }
+
+    /// The state as this member has it: after [`Replica::read_index`], with everything acknowledged
+    /// before. The group waits while it is written out, as for any snapshot.
+    pub async fn save(&self, deadline: Instant) -> Result<Saved, ReadError> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            let sent = self.inbox.send(Request::Save { reply }).await;
+            sent.map_err(|_| ReadError::Stopped)?;
+            let saved = answer.await.map_err(|_| ReadError::Stopped)?;
+            saved.ok_or(ReadError::Nothing)
         };
         timeout_at(deadline, exchange)
             .await

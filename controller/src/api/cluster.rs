@@ -6,15 +6,20 @@ use coracle_model::{MemberId, Refusal, WriteId};
 use coracle_proto::{Wire as _, v1, v1::member_view::Standing};
 use coracle_replica::{ChangeError, Members};
 use coracle_state::Body;
+use futures_util::stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{internal, read_failed, write_failed};
+use super::{Streamed, internal, read_failed, write_failed};
 use crate::{
+    backup,
     cluster::ClusterError,
     core::{Core, WriteError, fresh_write},
     forward::Failed,
 };
+
+/// A message of more than 4 MiB would not be taken.
+const SNAPSHOT_PIECE: usize = 1024 * 1024;
 
 pub(crate) struct Cluster {
     pub(crate) core: Arc<Core>,
@@ -24,6 +29,23 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl v1::cluster_server::Cluster for Cluster {
+    type SaveSnapshotStream = Streamed<v1::SavedSnapshotChunk>;
+
+    async fn save_snapshot(
+        &self,
+        _: Request<v1::SaveSnapshotRequest>,
+    ) -> Answer<Self::SaveSnapshotStream> {
+        let saved = backup::save(&self.core, self.deadline()).await;
+        let pieces = stream::unfold(saved.map_err(read_failed)?, |mut rest| async move {
+            if rest.is_empty() {
+                return None;
+            }
+            let data = rest.split_to(SNAPSHOT_PIECE.min(rest.len()));
+            Some((Ok(v1::SavedSnapshotChunk { data }), rest))
+        });
+        Ok(Response::new(Box::pin(pieces)))
+    }
+
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterView> {
         let core = &self.core;
         let status = core.replica.status().borrow().clone();

@@ -70,10 +70,31 @@ impl Inbound {
             let text = format!("the certificate is not member {}'s", hello.from);
             return Err(Status::permission_denied(text));
         }
-        Ok(Speaker {
+        let speaker = Speaker {
             id: hello.from,
             applied: hello.applied,
-        })
+            incarnation: hello.incarnation,
+        };
+        if self.is_apart(speaker) {
+            let (from, theirs) = (hello.from, hello.incarnation);
+            tracing::warn!(
+                from,
+                theirs,
+                "a member of another incarnation was turned away"
+            );
+            return Err(Status::failed_precondition(
+                "the cluster was recovered without this member: join again with an empty data \
+                 directory, under a new id",
+            ));
+        }
+        Ok(speaker)
+    }
+
+    /// Of a cluster that was recovered since, or before. The order of the log, which tells who knows
+    /// more, holds within one incarnation only.
+    fn is_apart(&self, speaker: Speaker) -> bool {
+        let own = self.me.incarnation();
+        own != 0 && speaker.incarnation != 0 && own != speaker.incarnation
     }
 
     fn admit(&self, speaker: Speaker) -> Result<(), u64> {
@@ -85,6 +106,7 @@ impl Inbound {
 struct Speaker {
     id: u64,
     applied: u64,
+    incarnation: u64,
 }
 
 fn notice(body: Notice) -> Result<v1::PeerNotice, Status> {
@@ -164,6 +186,9 @@ impl Inbound {
                         return "this replica ended".to_owned();
                     }
                     group.mark_unchanged();
+                    if self.is_apart(speaker) {
+                        return "it is of another incarnation".to_owned();
+                    }
                     if let Err(as_of) = self.admit(speaker) {
                         let not = Notice::NotAMember(v1::NotAMember { as_of });
                         let _ = notices.send(notice(not)).await;

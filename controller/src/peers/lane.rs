@@ -43,6 +43,7 @@ impl Line {
             from: self.me.id,
             to: self.to,
             applied: applied(&self.replica),
+            incarnation: self.me.incarnation(),
         }
     }
 

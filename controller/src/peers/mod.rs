@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use self::table::PeerTable;
 pub(crate) use self::{inbound::Inbound, outbound::Outbound};
-use crate::machine::Response;
+use crate::machine::{Published, Response};
 
 /// Of a snapshot's pieces on the wire; a message of more than 4 MiB would not be taken.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -30,6 +30,13 @@ pub(crate) struct Me {
     pub(crate) id: u64,
     pub(crate) cluster_id: Arc<str>,
     pub(crate) table: PeerTable,
+    pub(crate) published: watch::Receiver<Published>,
+}
+
+impl Me {
+    fn incarnation(&self) -> u64 {
+        self.published.borrow().view.incarnation()
+    }
 }
 
 /// Whether a peer is heard: a member is; and one that is ahead of this member may have been added

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
 use coracle_base::{Address, MemoryBus, Shutdown};
 use coracle_controller::{
-    ChangeError, ChangeRefused, Controller, Member, PeerTable, RaftPace, RunError, SnapshotPolicy,
+    ChangeError, ChangeRefused, Config, Controller, Member, PeerTable, RaftPace, RunError,
+    SnapshotPolicy,
 };
 use coracle_model::{Env, NamespaceId, Operation, ProjectId, WriteId, operation::CreateNamespace};
 use coracle_proto::{
@@ -24,31 +25,34 @@ struct Node {
     running: JoinHandle<Result<(), RunError>>,
 }
 
-struct Cluster {
+pub struct Cluster {
     dir: tempfile::TempDir,
     table: PeerTable,
     nodes: BTreeMap<u64, Node>,
 }
 
 impl Cluster {
-    async fn new(size: u64) -> Self {
-        let mut cluster = Self {
+    pub fn empty() -> Self {
+        Self {
             dir: tempfile::tempdir().unwrap(),
             table: PeerTable::default(),
             nodes: BTreeMap::new(),
-        };
+        }
+    }
+
+    pub async fn new(size: u64) -> Self {
+        let mut cluster = Self::empty();
         for id in 1..=size {
             cluster.start(id, (1..=size).collect()).await;
         }
         cluster
     }
 
-    fn path(&self, id: u64) -> std::path::PathBuf {
+    pub fn path(&self, id: u64) -> std::path::PathBuf {
         Path::new(self.dir.path()).join(id.to_string())
     }
 
-    /// Without voters: to be added.
-    async fn start(&mut self, id: u64, voters: Vec<u64>) {
+    pub fn config(&self, id: u64, voters: Vec<u64>) -> Config {
         let mut config = config(&self.path(id), &MemoryBus::new());
         config.member = id;
         config.voters = voters;
@@ -63,6 +67,18 @@ impl Cluster {
             },
             ..RaftPace::default()
         };
+        config
+    }
+
+    /// Without voters: to be added.
+    pub async fn start(&mut self, id: u64, voters: Vec<u64>) {
+        self.start_in(id, id, voters).await;
+    }
+
+    /// In the directory of an earlier member.
+    pub async fn start_in(&mut self, place: u64, id: u64, voters: Vec<u64>) {
+        let mut config = self.config(id, voters);
+        config.data_dir = self.path(place);
         let controller = config.build().await.unwrap();
         let address = controller.local_addrs()[0].unwrap();
         let address = Address::Tcp(address.to_string());
@@ -82,7 +98,7 @@ impl Cluster {
     }
 
     /// Without a word to the others. Its data stays.
-    async fn kill(&mut self, id: u64) {
+    pub async fn kill(&mut self, id: u64) {
         let Node {
             controller,
             shutdown,
@@ -96,16 +112,20 @@ impl Cluster {
         assert!(shutdown.finished(PATIENCE).await, "a task did not end");
     }
 
-    fn management(&self, id: u64) -> ManagementClient<Channel> {
+    pub fn channel(&self, id: u64) -> Channel {
+        self.nodes[&id].channel.clone()
+    }
+
+    pub fn management(&self, id: u64) -> ManagementClient<Channel> {
         ManagementClient::new(self.nodes[&id].channel.clone())
     }
 
-    fn at(&self, id: u64) -> &Controller {
+    pub fn at(&self, id: u64) -> &Controller {
         &self.nodes[&id].controller
     }
 
     /// The one that leads with an up-to-date state.
-    async fn leader(&self) -> u64 {
+    pub async fn leader(&self) -> u64 {
         wait("a leader", || async {
             let leading = |node: &&Node| node.controller.status().leading;
             let found = self.nodes.values().find(leading);
@@ -117,7 +137,7 @@ impl Cluster {
         .await
     }
 
-    async fn write_at(&self, at: u64, id: WriteId, name: &str) -> Result<(), Status> {
+    pub async fn write_at(&self, at: u64, id: WriteId, name: &str) -> Result<(), Status> {
         let request = v1::WriteRequest {
             write_id: id.to_wire(),
             operation: Some(namespace(name).into()),
@@ -127,7 +147,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn names_at(&self, at: u64) -> Result<Vec<String>, Status> {
+    pub async fn names_at(&self, at: u64) -> Result<Vec<String>, Status> {
         let request = v1::ListNamespacesRequest { project: 1 };
         let answer = self.management(at).list_namespaces(request).await?;
         let namespaces = answer.into_inner().namespaces.into_iter();
@@ -135,7 +155,7 @@ impl Cluster {
     }
 
     /// Voters and learners, as the leader has them.
-    async fn listed(&self) -> (Vec<u64>, Vec<u64>) {
+    pub async fn listed(&self) -> (Vec<u64>, Vec<u64>) {
         let leader = self.leader().await;
         let members = self.at(leader).members(PATIENCE).await.unwrap();
         let ids = |list: &[Member]| list.iter().map(|member| member.id).collect();
@@ -143,7 +163,7 @@ impl Cluster {
     }
 
     /// Until the leader of the moment has done it.
-    async fn changed<F>(&self, what: &str, change: impl Fn(Controller) -> F)
+    pub async fn changed<F>(&self, what: &str, change: impl Fn(Controller) -> F)
     where
         F: Future<Output = Result<(), ChangeError>>,
     {
@@ -155,7 +175,7 @@ impl Cluster {
         .await;
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         for (id, node) in std::mem::take(&mut self.nodes) {
             node.shutdown.request();
             let ended = tokio::time::timeout(PATIENCE, node.running).await;

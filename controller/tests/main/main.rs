@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod backup;
 mod cluster;
 mod fixture;
 mod join;

@@ -134,10 +134,26 @@ pub enum Error {
         last: u64,
         compacted: u64,
     },
+    #[error("{path} holds a log already")]
+    Occupied { path: PathBuf },
     #[error("the log database failed")]
     Database(#[source] Box<dyn StdError + Send + Sync>),
     #[error("the log could not be brought to disk")]
     Sync(#[source] io::Error),
+}
+
+impl Error {
+    /// The store is lost, and trying again, another version or another member will not help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Open { source, .. } | Self::Database(source) => matches!(
+                source.downcast_ref::<::sled::Error>(),
+                Some(::sled::Error::Corruption { .. })
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// Refuses entries that would tear the log or not fit. The same for every store.
