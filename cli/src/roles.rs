@@ -25,6 +25,8 @@ use signals::Signals;
 
 /// How long loops may take to end once nothing is left for them to do.
 const END_GRACE: Duration = Duration::from_secs(5);
+/// What stands in front of several gateways asks about once a second whether one is ready.
+const UNREADY: Duration = Duration::from_secs(2);
 
 pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
     serve(&settings, async |settings: &Settings| {
@@ -49,7 +51,8 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         announce(&data, &gateway.server_file(admin_address), fresh_token);
         notify::started(&rest);
         // Requests that are under way need the agent and the controller until they end.
-        let served = gateway.run(signals, &rest).await;
+        let unready = settings.unready.unwrap_or_default();
+        let served = gateway.run(signals, unready, &rest).await;
         end(rest).await;
         served
     })
@@ -192,7 +195,8 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
             membership.keep(&data, &rest);
         }
         notify::started(&rest);
-        let served = gateway.run(signals, &rest).await;
+        let unready = settings.unready.unwrap_or(UNREADY);
+        let served = gateway.run(signals, unready, &rest).await;
         end(rest).await;
         served
     })
@@ -230,7 +234,7 @@ where
 /// stayed would answer nothing and look alive to whatever would start it again.
 async fn until_stopped(signals: Signals, rest: &Shutdown) -> Result<(), CliError> {
     let stop = Shutdown::new();
-    signals.drive(stop.clone());
+    signals.drive(stop.clone(), Duration::ZERO);
     tokio::select! {
         () = stop.requested() => Ok(()),
         () = rest.requested() => Err(ended_by_itself()),

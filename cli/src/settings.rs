@@ -108,6 +108,10 @@ pub(crate) struct RawSettings {
     /// Seconds that a stopping server waits for running requests [default: 30]
     #[arg(long, env = "CORACLE_GRACE", value_name = "SECONDS")]
     pub(crate) grace: Option<u32>,
+    /// Seconds that a gateway goes on taking requests once /readyz says that it stops, for whatever
+    /// stands in front to notice [default: 2 for a gateway by itself, 0 for `up`]
+    #[arg(long, env = "CORACLE_UNREADY", value_name = "SECONDS")]
+    pub(crate) unready: Option<u32>,
     /// Log filter, such as `info` or `coracle_gateway=debug,info` [default: info]
     #[arg(long, env = "CORACLE_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
@@ -191,6 +195,7 @@ impl RawSettings {
             images,
             egress_allow,
             grace,
+            unready,
             log,
             log_format,
             listen,
@@ -253,6 +258,7 @@ pub(crate) struct Settings {
     pub(crate) images: PathBuf,
     pub(crate) egress_allow: Vec<String>,
     pub(crate) grace: Duration,
+    pub(crate) unready: Option<Duration>,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) listen: Option<Address>,
@@ -429,6 +435,9 @@ impl Settings {
             containerd: raw.containerd,
             image_route,
             grace: seconds(raw.grace, GRACE),
+            unready: raw
+                .unready
+                .map(|seconds| Duration::from_secs(u64::from(seconds))),
             log: raw.log.unwrap_or_else(|| "info".to_owned()),
             log_format,
             listen,

@@ -1,6 +1,6 @@
 //! The gateway's part of a server.
 
-use std::{net::SocketAddr, pin::pin};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use coracle_base::{Address, Shutdown};
 use coracle_gateway::{Config, Gateway, Handle};
@@ -70,10 +70,16 @@ impl Role {
         }
     }
 
-    /// Serves until a signal, or until the rest of the server ends by itself, then drains.
-    pub(super) async fn run(self, signals: Signals, rest: &Shutdown) -> Result<(), CliError> {
+    /// Serves until a signal and for `unready` longer, or until the rest of the server ends by
+    /// itself, then drains.
+    pub(super) async fn run(
+        self,
+        signals: Signals,
+        unready: Duration,
+        rest: &Shutdown,
+    ) -> Result<(), CliError> {
         let shutdown = Shutdown::new();
-        signals.drive(shutdown.clone());
+        signals.drive(shutdown.clone(), unready);
         let mut serving = pin!(self.0.run(shutdown.clone()));
         let failed = |error| CliError::failed("gateway", error);
         tokio::select! {

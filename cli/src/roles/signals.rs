@@ -1,5 +1,7 @@
 //! SIGTERM and SIGINT: the first drains, the second stops at once.
 
+use std::time::Duration;
+
 use coracle_base::Shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -36,15 +38,21 @@ impl Signals {
         });
     }
 
-    /// Requests the shutdown at the first signal and ends the process at the second.
-    pub(super) fn drive(mut self, shutdown: Shutdown) {
+    /// Requests the shutdown at the first signal, once the server has been unready for this long,
+    /// and ends the process at the second signal.
+    pub(super) fn drive(mut self, shutdown: Shutdown, unready: Duration) {
         tokio::spawn(async move {
             self.next().await;
             super::notify::stopping();
             tracing::info!("stopping; a second signal stops at once");
             self.stopping.request();
-            shutdown.request();
-            self.next().await;
+            tokio::select! {
+                () = tokio::time::sleep(unready) => {
+                    shutdown.request();
+                    self.next().await;
+                }
+                () = self.next() => {}
+            }
             tracing::warn!("stopped at once by a second signal");
             std::process::exit(130);
         });
