@@ -7,10 +7,14 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod client;
+pub mod cluster;
 pub mod load;
+pub mod registers;
 pub mod server;
 pub mod wait;
 
 pub use client::{Answer, Client};
+pub use cluster::{Cluster, Role};
+pub use registers::Registers;
 pub use server::{Server, ServerOptions};
 pub use wait::eventually;

@@ -29,6 +29,8 @@ pub struct ServerOptions {
     /// Controller, agent and gateway as three processes; `CORACLE_TEST_APART=1` makes it the
     /// default, so that the whole suite runs both ways.
     pub apart: bool,
+    /// Another binary than the one under test, such as a release.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
@@ -37,6 +39,7 @@ impl Default for ServerOptions {
         Self {
             flags: Vec::new(),
             apart,
+            binary: None,
         }
     }
 }
@@ -56,7 +59,7 @@ pub struct Server {
     pub public: Client,
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("CORACLE_TEST_BINARY")
         .expect("tests/run.sh sets CORACLE_TEST_BINARY")
         .into()
@@ -98,6 +101,11 @@ impl Server {
         server.start_containerd().await;
         server.start_processes().await;
         server
+    }
+
+    /// What the next start runs; `None`: the binary under test.
+    pub fn use_binary(&mut self, binary: Option<PathBuf>) {
+        self.options.binary = binary;
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -256,7 +264,7 @@ impl Server {
             .append(true)
             .open(self.path(&format!("{role}.out")))
             .expect("log");
-        let child = Command::new(binary())
+        let child = Command::new(self.options.binary.clone().unwrap_or_else(binary))
             .arg(role)
             .arg(format!("--data={}", data.display()))
             .args(flags)
