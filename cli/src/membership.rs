@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use coracle_base::{Address, Clock, Shutdown, SystemClock, Tls, Told};
+use coracle_controller::PeerTable;
 use coracle_identity::{
     Candidate, Component, Enrolment, Invitation, JoinError, Name, Renewal, WrappingKey, join,
 };
@@ -212,10 +213,11 @@ impl Membership {
         }
     }
 
-    /// A controller's number and what it opens the cluster's secrets with.
+    /// A controller's number, what it opens the cluster's secrets with, and where the others were
+    /// when it last heard of them.
     pub(crate) fn as_controller(
         &self,
-    ) -> Result<(u64, Option<coracle_controller::Identity>), CliError> {
+    ) -> Result<(u64, coracle_controller::Identity, PeerTable), CliError> {
         let part = self.enrolment.controller.as_ref();
         let (Component::Controller(member), Some(part)) = (self.enrolment.name.component, part)
         else {
@@ -223,12 +225,16 @@ impl Membership {
                 "identity.json is not that of a controller".to_owned(),
             ));
         };
+        let tls = self.to_controllers();
+        let others = part.peers.iter().filter(|(id, _)| **id != member.0);
+        let peers = others.map(|(id, at)| (*id, Address::Tls(at.clone(), tls.clone())));
+        let peers = PeerTable::new(peers.collect());
         let secret = part.wrapping_key.secret();
         let identity = coracle_controller::Identity {
             wrapping_key: Arc::new(WrappingKey::from_secret(secret)),
-            tls: self.to_controllers(),
+            tls,
         };
-        Ok((member.0, Some(identity)))
+        Ok((member.0, identity, peers))
     }
 
     /// Renews the certificate in time, until the shutdown.

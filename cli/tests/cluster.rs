@@ -269,6 +269,114 @@ fn a_cluster_forms_by_the_commands_it_prints() {
 }
 
 #[test]
+fn controllers_rise_and_leave_and_a_lost_one_is_installed_anew() {
+    let cluster = Cluster::form();
+    let join = |name: &str, listen: &str| {
+        let command = cluster.token("controller");
+        assert!(command.ends_with("--advertise HOST:PORT"), "{command}");
+        let (data, admin) = (cluster.place.path(name), free());
+        let mut args = words(&command);
+        args.truncate(7);
+        let more = [
+            "--listen",
+            listen,
+            "--data",
+            &data,
+            "--admin",
+            &admin,
+            "--node-name",
+            name,
+        ];
+        args.extend(more.map(str::to_owned));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        cluster.place.server(name, &args)
+    };
+    let standings = || -> Vec<(u64, String)> {
+        let members = cluster.json(&["cluster", "members"]);
+        let of = |m: &Value| {
+            let standing = m["standing"].as_str().unwrap().to_owned();
+            (m["id"].as_u64().unwrap(), standing)
+        };
+        members.as_array().unwrap().iter().map(of).collect()
+    };
+    let voters = |expected: &[u64]| {
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|id| (*id, "voter".to_owned()))
+            .collect();
+        wait("the voters", || {
+            let found = standings();
+            (found == expected)
+                .then_some(())
+                .ok_or(format!("{found:?}"))
+        });
+    };
+    let (second_at, third_at) = (free(), free());
+    let second = join("c2", &second_at);
+    wait("the second to be a learner", || {
+        let found = standings();
+        // A second voter alone would only be one more to lose.
+        let expected = [(1, "voter".to_owned()), (2, "learner".to_owned())];
+        (found == expected)
+            .then_some(())
+            .ok_or(format!("{found:?}"))
+    });
+    let mut third = join("c3", &third_at);
+    voters(&[1, 2, 3]);
+    cluster.told(&["cluster", "transfer", "2"]);
+    let status = cluster.json(&["cluster", "status"]);
+    assert_eq!(status[0]["leader"], 2);
+    cluster.told(&["ns", "create", "kept"]);
+
+    // The third's disk is lost. It comes back under its name, at its address, with another number.
+    third.child.kill().unwrap();
+    third.child.wait().unwrap();
+    fs::remove_dir_all(cluster.place.path("c3")).unwrap();
+    let third = wait("the third to be let in again", || {
+        let mut again = join("c3", &third_at);
+        wait("it to be let in or refused", || {
+            let ended = again.child.try_wait().unwrap();
+            let has_joined = Path::new(&cluster.place.path("c3"))
+                .join("identity.json")
+                .exists();
+            (has_joined || ended.is_some())
+                .then_some(())
+                .ok_or_else(|| again.log())
+        });
+        match again.child.try_wait().unwrap() {
+            None => Ok(again),
+            Some(_) => Err(again.log()),
+        }
+    });
+    voters(&[1, 2, 4]);
+    let status = cluster.json(&["cluster", "status"]);
+    assert_eq!(
+        status[0]["key_generation"], 2,
+        "the lost disk held the first key"
+    );
+
+    // Leading does not keep anybody in.
+    cluster.told(&["cluster", "remove", "2"]);
+    voters(&[1, 4]);
+    let mut second = second;
+    wait("the removed one to end", || {
+        let ended = second.child.try_wait().unwrap();
+        ended.map(|_| ()).ok_or_else(|| second.log())
+    });
+    let namespaces = cluster.told(&["ns", "ls"]);
+    assert!(namespaces.contains("kept"), "{namespaces}");
+    // What the new third signs is good: the CA's key opens with its copy of the cluster key.
+    cluster.told(&["cluster", "transfer", "4"]);
+    let command = cluster.token("gateway");
+    let fourth = cluster.place.gateway("g4", &command);
+    wait("a gateway to join at the new third", || {
+        let path = cluster.place.dir.path().join("g4/server.json");
+        path.exists().then_some(()).ok_or_else(|| fourth.log())
+    });
+    drop((third, fourth));
+}
+
+#[test]
 fn what_is_wrong_with_a_joining_is_one_sentence_and_leaves_nothing_behind() {
     let cluster = Cluster::form();
     let place = &cluster.place;

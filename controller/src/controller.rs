@@ -31,7 +31,7 @@ use crate::{
     artifacts::{ArtifactError, Artifacts, FileStore, ObjectStore, Store, StoreUrl},
     backup::{self, BackupError},
     build_logs::BuildLogs,
-    cluster::{ClusterError, Founded, Founder},
+    cluster::{self, ClusterError, Founded, Founder},
     config::Config,
     core::{Core, WriteError, fresh_write},
     leader::{self, desk::Desk, memory::Leadership},
@@ -278,6 +278,10 @@ impl Controller {
         let own = shutdown.child();
         let (core, incoming) = (&self.core, std::mem::take(&mut *self.incoming()));
         leader::spawn(core, &own);
+        own.spawn(
+            "cluster books",
+            cluster::follow_books(Arc::clone(core), own.clone()),
+        );
         let outbound = self
             .outbound
             .lock()

@@ -1,6 +1,6 @@
 //! Joining a cluster, and staying in it: the machine's side of `Join`.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use coracle_base::{Address, Backoff, Clock, Shutdown, Tls, Trust};
 use coracle_model::{ComponentRole, Timestamp};
@@ -107,6 +107,7 @@ pub async fn join(
                                 listen,
                                 advertise,
                                 wrapping_key,
+                                peers: peers(&answer.controllers),
                             });
                     return accepted(invitation, &key, answer, part);
                 }
@@ -196,6 +197,11 @@ fn issued(certificate: v1::Certificate) -> Issued {
     }
 }
 
+fn peers(controllers: &[v1::ControllerAddress]) -> BTreeMap<u64, String> {
+    let known = controllers.iter();
+    known.map(|c| (c.member, c.address.clone())).collect()
+}
+
 fn bytes(id: Uuid) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(id.as_bytes())
 }
@@ -280,6 +286,9 @@ impl Renewal {
                 last = format!("{to}: it sent none");
                 continue;
             };
+            if let Some(part) = &mut self.enrolment.controller {
+                part.peers = peers(&answer.controllers);
+            }
             let controllers: Vec<_> = answer.controllers.into_iter().map(|c| c.address).collect();
             if !controllers.is_empty() {
                 self.enrolment.controllers = controllers;

@@ -3,6 +3,7 @@
 //! One file, replaced as a whole: a certificate never meets another one's key.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -49,6 +50,9 @@ pub struct ControllerPart {
     pub listen: String,
     pub advertise: String,
     pub wrapping_key: WrappingKey,
+    /// The members, itself included, when it last heard of them: where it finds the others before it
+    /// has their log.
+    pub peers: BTreeMap<u64, String>,
 }
 
 /// Bytes that are not shown.
@@ -166,6 +170,8 @@ struct KeptController {
     listen: String,
     advertise: String,
     wrapping_key: String,
+    #[serde(default)]
+    peers: BTreeMap<u64, String>,
 }
 
 impl Kept {
@@ -183,6 +189,7 @@ impl Kept {
                 listen: part.listen.clone(),
                 advertise: part.advertise.clone(),
                 wrapping_key: STANDARD.encode(part.wrapping_key.secret()),
+                peers: part.peers.clone(),
             }),
         }
     }
@@ -202,6 +209,7 @@ impl Kept {
                 wrapping_key: WrappingKey::from_secret(
                     secret.map_err(|_| "wrapping_key: must be 32 bytes")?,
                 ),
+                peers: part.peers,
             })
         });
         Ok(Enrolment {
@@ -256,6 +264,7 @@ mod tests {
                 listen: "0.0.0.0:7000".into(),
                 advertise: "10.0.0.3:7000".into(),
                 wrapping_key,
+                peers: [(1, "10.0.0.1:7000".to_owned())].into(),
             }),
         };
         let dir = tempfile::tempdir().unwrap();

@@ -100,6 +100,8 @@ pub enum Admission {
         /// The cluster key of `generation`, sealed to it.
         wrapped: Vec<u8>,
         generation: u64,
+        /// The member that it takes the place of: a machine that was installed anew.
+        replaces: Option<MemberId>,
     },
     Agent,
     Gateway,

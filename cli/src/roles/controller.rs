@@ -11,6 +11,8 @@ use crate::{
 };
 
 /// One voter leads within milliseconds; a slow disk may take its time to sync.
+/// The member that a cluster is made with.
+const FOUNDER: u64 = 1;
 const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -75,7 +77,12 @@ pub(super) async fn build(
     let token = match membership {
         None => Some(data.admin_token(Timestamp(SystemClock.now_millis()))?),
         Some(membership) => {
-            (config.member, config.identity) = membership.as_controller()?;
+            let (member, identity, peers) = membership.as_controller()?;
+            // The founder's group was made with it; all others wait until the leader adds them.
+            if member != FOUNDER {
+                config.voters = Vec::new();
+            }
+            (config.member, config.identity, config.peers) = (member, Some(identity), peers);
             None
         }
     };

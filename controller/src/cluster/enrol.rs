@@ -6,13 +6,17 @@ use coracle_model::{
     cluster::Admission,
 };
 use coracle_state::{Body, View};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ClusterError;
-use crate::core::{Core, WriteError};
+use crate::core::{Core, WriteError, chain, fresh_write};
 
 /// Certificates count from a few minutes ago, and tokens and sessions lean on clocks too.
 const SKEW_MAX_MS: u64 = 4 * 60 * 1_000;
+
+/// How long a controller that was let in may take to start.
+const SETTLING_MS: u64 = 10_000;
 
 /// What a machine that asks to be let in says of itself.
 #[derive(Debug, Clone)]
@@ -85,6 +89,10 @@ impl Core {
             .ok_or_else(malformed_token)?;
         let id: TokenId = id.parse().map_err(|_| malformed_token())?;
         let secrets = Self::secrets(&view)?;
+        let replaces = match &applicant.wish {
+            Wish::Controller { .. } => self.place_of(&view, &applicant.name).await?,
+            Wish::Agent(_) | Wish::Gateway(_) => None,
+        };
         let admission = match &applicant.wish {
             Wish::Controller {
                 address,
@@ -95,6 +103,7 @@ impl Core {
                 wrapping_key: *wrapping_key,
                 wrapped: self.cluster_key(secrets)?.wrap(wrapping_key),
                 generation: secrets.generation,
+                replaces,
             },
             Wish::Agent(_) => Admission::Agent,
             Wish::Gateway(_) => Admission::Gateway,
@@ -113,8 +122,43 @@ impl Core {
             Wish::Agent(id) => Component::Agent(id),
             Wish::Gateway(id) => Component::Gateway(id),
         };
+        if replaces.is_some() {
+            // The machine's old disk held the key; that is no reason to keep the new one out.
+            if let Err(error) = self.rotate_key(fresh_write()).await {
+                tracing::error!(
+                    error = chain(&error),
+                    "the cluster key was not changed; use `coracle cluster rotate-key`"
+                );
+            }
+        }
         let issued = self.sign(&view, component, &applicant.public_key)?;
         Ok(Admitted { component, issued })
+    }
+
+    /// The member of this name, which the applicant is after it was installed anew, unless that one
+    /// is there.
+    async fn place_of(&self, view: &View, name: &str) -> Result<Option<MemberId>, EnrolError> {
+        let Some(old) = view.members().find(|member| member.name == name) else {
+            return Ok(None);
+        };
+        let deadline = Instant::now() + self.config.write_deadline;
+        let group = self.replica.members(deadline).await;
+        let group = group.map_err(|error| refused(format_args!("{error}; try again")))?;
+        let mut members = group.voters.iter().chain(&group.learners);
+        // The leader may not have met one that was let in just now.
+        let is_there = old.id == self.me()
+            || self.now().since(old.joined_at) < SETTLING_MS
+            || members.any(|member| {
+                member.id == old.id.0 && member.progress.is_none_or(|progress| progress.active)
+            });
+        if is_there {
+            return Err(refused(format_args!(
+                "a controller of the name {name} is connected (member {}); stop it, or give this \
+                 one another --node-name",
+                old.id
+            )));
+        }
+        Ok(Some(old.id))
     }
 
     /// What can be said before the token is used.

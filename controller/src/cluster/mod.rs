@@ -3,9 +3,9 @@
 
 mod enrol;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use coracle_base::Tls;
+use coracle_base::{Address, Shutdown, Tls};
 use coracle_identity::{
     Authority, AuthorityError, ClusterKey, Component, Issued, KeyError, WrappingKey,
 };
@@ -18,6 +18,33 @@ use coracle_state::{Body, View};
 pub(crate) use enrol::{Applicant, EnrolError, Wish};
 
 use crate::core::{Core, WriteError, fresh_write};
+
+/// Tells the transport where the controllers are, as the books say.
+pub(crate) async fn follow_books(core: Arc<Core>, shutdown: Shutdown) {
+    let Some(identity) = core.identity.clone() else {
+        return;
+    };
+    let mut published = core.published.clone();
+    let mut known = BTreeMap::new();
+    loop {
+        let view = Arc::clone(&published.borrow_and_update().view);
+        let others = view.members().filter(|member| member.id != core.me());
+        let others: BTreeMap<u64, String> = others
+            .map(|member| (member.id.0, member.address.clone()))
+            .collect();
+        // One that waits to be added has no books yet, and goes by what it was told when it joined.
+        if view.members().next().is_some() && others != known {
+            let address = |at: &String| Address::Tls(at.clone(), identity.tls.clone());
+            let peers = others.iter().map(|(id, at)| (*id, address(at)));
+            core.me.table.set(peers.collect());
+            known = others;
+        }
+        tokio::select! {
+            () = shutdown.requested() => return,
+            changed = published.changed() => if changed.is_err() { return },
+        }
+    }
+}
 
 /// What the CA's key is sealed for: nothing else opens as it.
 const CA_KEY: &str = "ca-key";
@@ -121,6 +148,7 @@ impl Core {
                 wrapping_key: founder.wrapping_key,
                 wrapped: key.wrap(&founder.wrapping_key),
                 generation: 1,
+                replaces: None,
             },
             ca_certificate: authority.certificate().to_vec(),
             ca_key: key.seal(CA_KEY, &authority.private_key()),

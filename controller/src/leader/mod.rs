@@ -7,6 +7,7 @@ pub(crate) mod activate;
 pub(crate) mod builds;
 pub(crate) mod desk;
 mod gc;
+mod members;
 pub(crate) mod memory;
 #[cfg(test)]
 mod node_tests;
@@ -44,6 +45,10 @@ pub(crate) fn spawn(core: &Arc<Core>, shutdown: &Shutdown) {
     shutdown.spawn(
         "leader: builds",
         builds::run(Arc::clone(core), shutdown.clone()),
+    );
+    shutdown.spawn(
+        "leader: members",
+        members::run(Arc::clone(core), shutdown.clone()),
     );
     shutdown.spawn("leader: gc", gc::run(Arc::clone(core), shutdown.clone()));
 }

@@ -9,7 +9,7 @@ use coracle_base::{Address, Clock, ManualClock, Shutdown, SystemClock, Tls, Trus
 use coracle_controller::{Controller, Founder, Identity};
 use coracle_identity::{
     CaHash, Candidate, Component, ControllerPart, Enrolment, Invitation, JoinError, KeyPair, Name,
-    Private, WrappingKey, join,
+    Private, Renewal, WrappingKey, join,
 };
 use coracle_model::{
     ComponentRole, MemberId, Operation, SecretHash, Timestamp, TokenId, operation::CreateJoinToken,
@@ -67,6 +67,7 @@ impl Cluster {
                 listen: "127.0.0.1:0".into(),
                 advertise: "127.0.0.1:1".into(),
                 wrapping_key,
+                peers: Default::default(),
             }),
         };
         let tls = enrolment
@@ -228,6 +229,46 @@ async fn each_role_joins_with_a_token_of_its_own_and_renews_its_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_in_time_on_disk_and_on_connections() {
+    let cluster = Cluster::start().await;
+    let (_, token) = cluster.token(ComponentRole::Agent, 60_000, 1).await;
+    let mut enrolment = cluster.join(ComponentRole::Agent, &token).await.unwrap();
+    enrolment.controllers = vec!["127.0.0.1:1".into(), cluster.address.clone()];
+    let dir = tempfile::tempdir().unwrap();
+    enrolment.save(dir.path()).unwrap();
+    let (name, first) = (enrolment.name.clone(), enrolment.issued.certificate.clone());
+    let clock = Arc::new(ManualClock::at(enrolment.renew_at().0 - 1));
+    let tls = enrolment
+        .tls(Arc::new(SystemClock), &ComponentRole::ALL)
+        .unwrap();
+    let renewal = Renewal {
+        data: dir.path().to_owned(),
+        enrolment,
+        tls: tls.clone(),
+        clock: Arc::<ManualClock>::clone(&clock),
+    };
+    let shutdown = Shutdown::new();
+    shutdown.spawn("renewal", renewal.run(shutdown.clone()));
+    let kept = || Enrolment::load(dir.path()).unwrap().unwrap();
+    assert_eq!(kept().issued.certificate, first);
+    clock.advance(2);
+    let renewed = fixture::wait("the certificate to be renewed", || async {
+        let kept = kept();
+        let is_new = kept.issued.certificate != first;
+        is_new.then_some(kept).ok_or("it is the first".to_owned())
+    })
+    .await;
+    shutdown.request();
+    assert!(shutdown.finished(PATIENCE).await);
+    assert_eq!(renewed.name, name);
+    // What was told of the controllers came along.
+    assert_eq!(renewed.controllers, ["127.0.0.1:1"]);
+    let mut client = ManagementClient::new(Address::Tls(cluster.address.clone(), tls).channel());
+    client.status(v1::StatusRequest {}).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_joining_is_one_sentence_and_changes_nothing() {
     let cluster = Cluster::start().await;
     use ComponentRole::{Agent, Controller, Gateway};
@@ -298,6 +339,16 @@ async fn what_is_wrong_with_a_joining_is_one_sentence_and_changes_nothing() {
     cluster.join(Controller, &text).await.unwrap();
     says(
         cluster.refused(Controller, &text).await,
+        "a controller of the name a-controller is connected (member 2)",
+    );
+    let namesake = Candidate {
+        name: "another".into(),
+        ..candidate(Controller)
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let error = join(&cluster.invitation(&text), &namesake, clock, PATIENCE).await;
+    says(
+        error.unwrap_err().to_string(),
         "has the address 127.0.0.1:2",
     );
     assert_eq!(cluster.uses_left(controllers).await, 4);

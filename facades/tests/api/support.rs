@@ -507,6 +507,7 @@ impl Server {
             wrapping_key: [n; 32],
             wrapped: vec![n],
             generation: 1,
+            replaces: None,
         };
         let apply = |body| {
             let id = WriteId(self.fake.env.fresh_uuid());

@@ -259,6 +259,7 @@ async fn first_writes(
                 listen: listen.to_owned(),
                 advertise: advertise.to_owned(),
                 wrapping_key,
+                peers: [(1, advertise.to_owned())].into(),
             }),
         },
         admin,

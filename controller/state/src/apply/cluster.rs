@@ -150,6 +150,7 @@ impl Change<'_> {
             wrapping_key,
             wrapped,
             generation,
+            replaces,
         } = admission
         else {
             return Ok(());
@@ -169,7 +170,10 @@ impl Change<'_> {
                 "the cluster key was changed meanwhile; try again".to_owned(),
             ));
         }
-        if let Some(member) = view.members.values().find(|m| m.address == address) {
+        // One that is gone already needs no place to be taken.
+        let replaces = replaces.filter(|id| view.members.contains(id));
+        let holds = |member: &&Member| member.address == address && Some(member.id) != replaces;
+        if let Some(member) = view.members.values().find(holds) {
             return Err(Refusal::Conflict(format!(
                 "controller {} (member {}) has the address {address}; remove it first if it is gone",
                 member.name, member.id
@@ -184,7 +188,7 @@ impl Change<'_> {
                 "a controller with this key".to_owned(),
             ));
         }
-        if view.members.len() >= limits::MEMBERS_MAX {
+        if view.members.len() - usize::from(replaces.is_some()) >= limits::MEMBERS_MAX {
             return Err(Refusal::Quota(format!(
                 "a cluster has at most {} controllers; remove one first",
                 limits::MEMBERS_MAX
@@ -193,6 +197,10 @@ impl Change<'_> {
         let id = MemberId(view.last_member + 1);
         let mut secrets = secrets.clone();
         secrets.wrapped.insert(id, wrapped);
+        if let Some(old) = replaces {
+            secrets.wrapped.remove(&old);
+            view.members.remove(&old);
+        }
         view.secrets = Some(Arc::new(secrets));
         view.last_member = id.0;
         let member = Member {

@@ -32,6 +32,7 @@ pub(crate) fn controller(n: u8, generation: u64) -> Admission {
         wrapping_key: [n; 32],
         wrapped: vec![n],
         generation,
+        replaces: None,
     }
 }
 
@@ -186,6 +187,36 @@ fn controllers_get_numbers_that_are_never_given_out_again() {
         }
         f.step(redeem(1, controller(n, 1)));
     }
+}
+
+#[test]
+fn a_machine_that_was_installed_anew_takes_its_own_place() {
+    let mut f = cluster();
+    f.done(create(1, ComponentRole::Controller, 100_000, 100));
+    f.step(redeem(1, controller(2, 1)));
+    let anew = |key, replaces| {
+        let mut admission = controller(2, 1);
+        if let Admission::Controller {
+            wrapping_key,
+            replaces: old,
+            ..
+        } = &mut admission
+        {
+            (*wrapping_key, *old) = ([key; 32], Some(MemberId(replaces)));
+        }
+        redeem(1, admission)
+    };
+    // The address is that of the machine; whose place is not taken keeps it.
+    assert!(refused(&mut f, anew(7, 1)).contains("has the address"));
+    f.step(anew(7, 2));
+    assert_eq!(
+        (members(&f.state), wrapped(&f.state)),
+        (vec![1, 3], vec![1, 3])
+    );
+    assert!(
+        refused(&mut f, anew(8, 2)).contains("has the address"),
+        "2 is gone"
+    );
 }
 
 #[test]

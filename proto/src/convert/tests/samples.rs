@@ -389,5 +389,6 @@ pub(super) fn admission() -> Admission {
         wrapping_key: [3; 32],
         wrapped: vec![3],
         generation: 1,
+        replaces: Some(MemberId(2)),
     }
 }
