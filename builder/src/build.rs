@@ -36,6 +36,10 @@ pub struct Limits {
     pub bytes: u64,
     /// Of the kept dependencies of all functions together.
     pub cache_bytes: u64,
+    /// Bytes that builds leave to the rest of the machine: with less on the disk they end, by the
+    /// platform's fault. Also catches what no look at a directory sees, such as files that were
+    /// removed and are still open.
+    pub reserve: u64,
 }
 
 impl Default for Limits {
@@ -46,6 +50,7 @@ impl Default for Limits {
             timeout: Duration::from_secs(600),
             bytes: limits::ARTIFACT_MAX_BYTES,
             cache_bytes: 8 << 30,
+            reserve: 1 << 30,
         }
     }
 }

@@ -28,9 +28,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What a build may write, as a multiple of what it may leave: installers download, unpack and copy.
 const WORKING_SPACE: u64 = 4;
 const ENTRIES: u64 = 500_000;
-/// Bytes that builds leave to the rest of the machine. Also catches what no look at a directory
-/// sees, such as files that were removed and are still open.
-const RESERVE: u64 = 1 << 30;
 
 /// A build's directory on the host; removed when dropped, behind the back of whoever drops it.
 #[derive(Debug)]
@@ -202,8 +199,12 @@ impl Run<'_> {
             // Dropping the run ends the job.
             error = self.outgrown() => return Err(error),
         };
+        let exit = exit?;
+        if exit != SandboxExit::Exited(0) && self.ran_out_of_disk(&output) {
+            return Err(no_space());
+        }
         Ok(Done {
-            exit: exit?,
+            exit,
             output,
             limits: (self.limits.timeout.as_secs(), self.limits.memory.mib()),
         })
@@ -230,12 +231,19 @@ impl Run<'_> {
             if written.entries > ENTRIES {
                 return BuildError::Function(format!("the build made more than {ENTRIES} files"));
             }
-            if free.is_ok_and(|free| free < RESERVE) {
-                let source = io::ErrorKind::StorageFull.into();
-                return BuildError::io("leave the node enough disk space")(source);
+            if free.is_ok_and(|free| free < self.limits.reserve) {
+                return no_space();
             }
             wait = LOOK.max(began.elapsed() * 10);
         }
+    }
+
+    /// Whether a command failed because the node's disk is full. Code may say anything; so the
+    /// disk is asked too.
+    fn ran_out_of_disk(&self, output: &str) -> bool {
+        let said = ["No space left on device", "ENOSPC"];
+        said.iter().any(|said| output.contains(said))
+            && disk::free(&self.workspace.dir).is_ok_and(|free| free < self.limits.reserve)
     }
 
     async fn collect(&self, mut output: mpsc::Receiver<Vec<u8>>) -> String {
@@ -249,4 +257,8 @@ impl Run<'_> {
         }
         String::from_utf8_lossy(&kept).into_owned()
     }
+}
+
+fn no_space() -> BuildError {
+    BuildError::io("leave the node enough disk space")(io::ErrorKind::StorageFull.into())
 }

@@ -316,3 +316,22 @@ async fn a_host_without_pip_is_told_which_package_has_it() {
             .is_ok()
     );
 }
+
+#[tokio::test]
+async fn a_full_disk_is_not_the_functions_fault() {
+    let says = "OSError: [Errno 28] No space left on device: '/build/code/__pycache__'\n";
+    for (reserve, is_platform) in [(u64::MAX, true), (0, false)] {
+        let bench = bench(Limits {
+            reserve,
+            ..Limits::default()
+        });
+        bench.says(says, SandboxExit::Exited(1));
+        let (built, _) = bench
+            .build(request("python3.11", "def main(): pass", None))
+            .await;
+        let error = built.unwrap_err();
+        assert_eq!(error.is_platform(), is_platform, "{error:?}");
+        let told = error.sentence().contains("enough disk space");
+        assert_eq!(told, is_platform, "{}", error.sentence());
+    }
+}
