@@ -1,9 +1,14 @@
 //! `coracle fn deploy`
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::Args;
+use coracle_model::limits;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -93,7 +98,11 @@ impl Deploy {
                 .await?
         } else {
             let (namespace, name) = self.name.split_once('/').unwrap_or((namespace, &self.name));
-            for (field, flag) in [("code", "--file"), ("runtime", "--runtime")] {
+            for (field, flag) in [
+                ("code", "--file"),
+                ("runtime", "--runtime"),
+                ("handler", "--handler"),
+            ] {
                 if !body.contains_key(field) {
                     return Err(CliError::Usage(format!("a new function needs {flag}")));
                 }
@@ -119,13 +128,8 @@ impl Deploy {
     }
 
     fn body(&self) -> Result<Map<String, Value>, CliError> {
-        let read = |file: &Option<PathBuf>| {
-            file.as_ref()
-                .map(|file| {
-                    std::fs::read_to_string(file)
-                        .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))
-                })
-                .transpose()
+        let read = |file: &Option<PathBuf>, most: usize| {
+            file.as_ref().map(|file| read_text(file, most)).transpose()
         };
         let mut body = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -133,8 +137,10 @@ impl Deploy {
                 body.insert(key.to_owned(), value);
             }
         };
-        put("code", read(&self.file)?.map(Value::from));
-        put("dependencies", read(&self.dependencies)?.map(Value::from));
+        let code = read(&self.file, limits::CODE_TEXT_MAX_CHARS)?;
+        put("code", code.map(Value::from));
+        let dependencies = read(&self.dependencies, limits::DEPENDENCIES_MAX_CHARS)?;
+        put("dependencies", dependencies.map(Value::from));
         put("runtime", self.runtime.clone().map(Value::from));
         put("handler", self.handler.clone().map(Value::from));
         put("convention", self.convention.clone().map(Value::from));
@@ -157,6 +163,28 @@ impl Deploy {
         }
         Ok(body)
     }
+}
+
+/// Refused here already: the server closes the connection on a body that is far too large, which
+/// reads like a server that has gone.
+fn read_text(file: &Path, most: usize) -> Result<String, CliError> {
+    let wrong =
+        |what: &dyn std::fmt::Display| CliError::Usage(format!("{}: {what}", file.display()));
+    // Characters have four bytes at most.
+    let most_bytes = most as u64 * 4;
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|opened| opened.take(most_bytes + 1).read_to_end(&mut bytes))
+        .map_err(|error| wrong(&error))?;
+    let too_long = || wrong(&format_args!("is longer than {most} characters"));
+    if bytes.len() as u64 > most_bytes {
+        return Err(too_long());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| wrong(&"is not UTF-8 text"))?;
+    if text.chars().count() > most {
+        return Err(too_long());
+    }
+    Ok(text)
 }
 
 async fn ensure_namespace(api: &Api, namespace: &str) -> Result<(), CliError> {
@@ -240,5 +268,33 @@ async fn wait_until_final(
             _ if Instant::now() >= deadline => return Err(timed_out()),
             _ => sleep(POLL).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_code_is_refused_before_it_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |content: &[u8], expected: Result<usize, &str>| {
+            let file = dir.path().join("main.py");
+            std::fs::write(&file, content).unwrap();
+            match (read_text(&file, 10), expected) {
+                (Ok(text), Ok(length)) => assert_eq!(text.chars().count(), length),
+                (Err(CliError::Usage(message)), Err(part)) => {
+                    assert!(message.contains(part), "{message}");
+                }
+                (got, expected) => panic!("{got:?}, not {expected:?}"),
+            }
+        };
+        check(b"0123456789", Ok(10));
+        check("ääääääääää".as_bytes(), Ok(10));
+        check(b"0123456789x", Err("longer than 10 characters"));
+        check(&[b'x'; 100_000], Err("longer than 10 characters"));
+        check(b"\xff\xfe", Err("not UTF-8"));
+        let endless = read_text(Path::new("/dev/zero"), 10);
+        assert!(matches!(endless, Err(CliError::Usage(_))), "{endless:?}");
     }
 }
