@@ -83,6 +83,9 @@ pub struct LeaderConfig {
     pub gc_interval: Duration,
     pub write_deadline: Duration,
     pub read_deadline: Duration,
+    /// With less left on the disk, in bytes, nothing that clients ask for is taken any more but
+    /// removals: a log that cannot be written ends the controller.
+    pub disk_reserve: u64,
     /// Largest upload, in bytes.
     pub artifact_max_bytes: u64,
     /// Longest build log kept, in bytes.
@@ -105,6 +108,7 @@ impl Default for LeaderConfig {
             gc_interval: Duration::from_secs(5 * 60),
             write_deadline: Duration::from_secs(10),
             read_deadline: Duration::from_secs(5),
+            disk_reserve: 32 << 20,
             artifact_max_bytes: limits::ARTIFACT_MAX_BYTES,
             build_log_max_bytes: 4 * 1024 * 1024,
         }

@@ -248,6 +248,7 @@ impl Config {
         metrics::describe();
         let core = Core {
             cluster_id: self.cluster_id,
+            data_dir: self.data_dir,
             identity: self.identity,
             clock: self.clock,
             replica,

@@ -1,10 +1,10 @@
 //! What the services and the loops of one controller share.
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use coracle_base::Clock;
 use coracle_model::{
-    ExitReason, FunctionId, InstanceId, Refusal, Timestamp, WriteId,
+    ExitReason, FunctionId, InstanceId, Operation, Refusal, Timestamp, WriteId,
     query::{FunctionRuntimeView, FunctionView},
 };
 use coracle_replica::{ProposeError, ReadError, Replica};
@@ -31,11 +31,14 @@ pub enum WriteError {
     TooLarge(EncodeError),
     #[error("the write was not taken")]
     Propose(#[from] ProposeError),
+    #[error("this controller's disk is nearly full: {free_mib} MiB left, {kept_mib} are kept")]
+    StorageFull { free_mib: u64, kept_mib: u64 },
 }
 
 /// The desk, and what takes I/O: the replica, the disk, the clock.
 pub(crate) struct Core {
     pub(crate) cluster_id: String,
+    pub(crate) data_dir: PathBuf,
     pub(crate) identity: Option<Identity>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replica: Replica<Response>,
@@ -99,6 +102,36 @@ impl Core {
         Ok(outcome.response.outcome?)
     }
 
+    /// A client's write. Refused while the disk is nearly full, unless it takes something away.
+    pub(crate) async fn write_asked(
+        &self,
+        write_id: WriteId,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<(), WriteError> {
+        if !frees(&operation) {
+            self.require_space()?;
+        }
+        self.write_by(write_id, Body::Operation(operation), deadline)
+            .await
+    }
+
+    /// Where the file system does not tell, the write itself will.
+    pub(crate) fn require_space(&self) -> Result<(), WriteError> {
+        let Ok(stat) = rustix::fs::statvfs(&self.data_dir) else {
+            return Ok(());
+        };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let kept = self.config.disk_reserve;
+        if free >= kept {
+            return Ok(());
+        }
+        Err(WriteError::StorageFull {
+            free_mib: free >> 20,
+            kept_mib: kept >> 20,
+        })
+    }
+
     /// A step of a loop. What did not work is tried again by the loop's next turn, from the state
     /// as it is then.
     pub(crate) async fn step(&self, body: Body) -> bool {
@@ -157,6 +190,18 @@ impl std::fmt::Debug for Core {
             .field("cluster_id", &self.cluster_id)
             .finish_non_exhaustive()
     }
+}
+
+fn frees(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::DeleteProject { .. }
+            | Operation::DeleteNamespace { .. }
+            | Operation::DeleteFunction { .. }
+            | Operation::DeleteKey { .. }
+            | Operation::DeleteToken { .. }
+            | Operation::RevokeJoinToken { .. }
+    )
 }
 
 pub(crate) fn fresh_write() -> WriteId {

@@ -21,10 +21,11 @@ pub enum Code {
     Internal,
     NoController,
     OutcomeUnknown,
+    StorageFull,
 }
 
 impl Code {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidValue,
         Self::MalformedBody,
         Self::Unauthenticated,
@@ -40,6 +41,7 @@ impl Code {
         Self::Internal,
         Self::NoController,
         Self::OutcomeUnknown,
+        Self::StorageFull,
     ];
 
     /// As it stands in answers and in the name of its page.
@@ -60,6 +62,7 @@ impl Code {
             Self::Internal => "internal",
             Self::NoController => "no_controller",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::StorageFull => "storage_full",
         }
     }
 
@@ -76,6 +79,7 @@ impl Code {
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoController | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
@@ -97,6 +101,7 @@ impl Code {
             Self::Internal => "The server failed",
             Self::NoController => "No controller can answer",
             Self::OutcomeUnknown => "The write may or may not have happened",
+            Self::StorageFull => "The controller's disk is nearly full",
         }
     }
 

@@ -57,6 +57,13 @@ impl Failure {
                     "No controller can answer at the moment; nothing was changed.",
                 )
             }
+            PortError::StorageFull(detail) => {
+                tracing::error!(%detail, "a write was refused");
+                Self::new(
+                    Code::StorageFull,
+                    "The controller's disk is nearly full; nothing was changed. Removals are taken.",
+                )
+            }
             PortError::Internal(detail) => {
                 tracing::error!(%detail, "internal error behind a management call");
                 Self::new(

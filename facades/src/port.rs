@@ -28,6 +28,9 @@ pub enum PortError {
     /// No controller answered, or none leads. Nothing was changed.
     #[error("no controller can answer: {0}")]
     Unavailable(String),
+    /// The controller's disk is nearly full. Nothing was changed.
+    #[error("{0}")]
+    StorageFull(String),
     /// Something on our side broke its promise; the text is for our own log.
     #[error("internal error: {0}")]
     Internal(String),

@@ -113,7 +113,7 @@ fn written(answer: Result<v1::WriteResponse, Status>) -> Result<(), PortError> {
             | Code::DeadlineExceeded
             | Code::Cancelled
             | Code::Unknown => PortError::Unknown(status.message().to_owned()),
-            Code::ResourceExhausted => PortError::Unavailable(status.message().to_owned()),
+            Code::ResourceExhausted => PortError::StorageFull(status.message().to_owned()),
             _ => PortError::Internal(status.to_string()),
         }),
     }
@@ -126,8 +126,8 @@ fn read_error(status: Status) -> PortError {
         | Code::DeadlineExceeded
         | Code::Aborted
         | Code::Cancelled
-        | Code::Unknown
-        | Code::ResourceExhausted => PortError::Unavailable(status.message().to_owned()),
+        | Code::Unknown => PortError::Unavailable(status.message().to_owned()),
+        Code::ResourceExhausted => PortError::StorageFull(status.message().to_owned()),
         _ => PortError::Internal(status.to_string()),
     }
 }

@@ -21,6 +21,8 @@ pub(super) async fn put(
     core: &Core,
     mut chunks: Streaming<v1::ArtifactChunk>,
 ) -> Result<v1::PutArtifactResponse, Status> {
+    core.require_space()
+        .map_err(|full| Status::resource_exhausted(full.to_string()))?;
     let mut upload = core.artifacts.upload().await.map_err(failed)?;
     loop {
         let chunk = tokio::time::timeout(UPLOAD_IDLE, chunks.message()).await;

@@ -11,7 +11,7 @@ use coracle_proto::{
     Wire as _, required,
     v1::{self, management_client::ManagementClient},
 };
-use coracle_state::{Body, FunctionRecord, View};
+use coracle_state::{FunctionRecord, View};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Streamed, artifacts, read_failed, write_failed};
@@ -151,8 +151,10 @@ impl v1::management_server::Management for Management {
             let refusal = match self.uploaded(&operation).await {
                 Err(refusal) => Some(refusal),
                 Ok(()) => {
-                    let body = Body::Operation(operation.clone());
-                    let written = self.core.write_by(id, body, errand.deadline).await;
+                    let asked = self
+                        .core
+                        .write_asked(id, operation.clone(), errand.deadline);
+                    let written = asked.await;
                     written.map_or_else(|error| write_failed(error).map(Some), |()| Ok(None))?
                 }
             };

@@ -42,6 +42,9 @@ fn write_failed(error: WriteError) -> Result<Refusal, Failed> {
     match error {
         WriteError::Refused(refusal) => Ok(refusal),
         WriteError::TooLarge(error) => too_large(error.to_string()),
+        full @ WriteError::StorageFull { .. } => {
+            Err(Failed::Final(Status::resource_exhausted(full.to_string())))
+        }
         WriteError::Propose(error @ ProposeError::TooLarge { .. }) => too_large(error.to_string()),
         // What may have been applied is repeated under the same id.
         WriteError::Propose(error) => Err(error.into()),

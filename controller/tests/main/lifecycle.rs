@@ -3,7 +3,7 @@
 use coracle_model::{
     ExitReason, InstanceState, Refusal, ScaleBounds, Stage, TaskState, Token, TokenId,
 };
-use coracle_proto::v1;
+use coracle_proto::{Wire as _, v1};
 
 use crate::{agent::Agent, fixture::*};
 
@@ -257,4 +257,32 @@ async fn a_lost_admin_token_is_replaced_and_not_by_a_bootstrap() {
         assert_eq!(count().await, 2);
     }
     server.stop().await;
+}
+
+/// A log that cannot be written ends the controller, so that it stops taking things long before.
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_refuses_changes_and_takes_removals() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    server.create("kept", 0, 1).await;
+    server.stop().await;
+    let full = |config: &mut coracle_controller::Config| {
+        config.leader.disk_reserve = u64::MAX;
+    };
+    let server = Server::with(dir.path(), full).await;
+    let asked = |operation: coracle_model::Operation| {
+        let request = v1::WriteRequest {
+            write_id: fresh_write().to_wire(),
+            operation: Some(operation.into()),
+        };
+        let mut management = server.management();
+        async move { management.write(request).await }
+    };
+    let (change, _) = update("kept", |update| update.disabled = Some(true));
+    let refused = asked(change).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("nearly full"), "{refused}");
+    let (removal, _) = delete("kept");
+    let taken = asked(removal).await.unwrap().into_inner();
+    assert_eq!(taken.refusal, None);
 }

@@ -32,5 +32,6 @@ fn class(code: Code) -> &'static str {
         Code::QuotaExceeded => "QuotaLimitExceededError",
         Code::Internal => "InternalServerError",
         Code::NoController | Code::OutcomeUnknown => "ServiceUnavailableError",
+        Code::StorageFull => "InsufficientStorageError",
     }
 }

@@ -192,6 +192,11 @@ async fn our_own_failures_say_nothing_of_their_insides() {
             StatusCode::SERVICE_UNAVAILABLE,
             "no_controller",
         ),
+        (
+            PortError::StorageFull("secret".to_owned()),
+            StatusCode::INSUFFICIENT_STORAGE,
+            "storage_full",
+        ),
     ] {
         server.fail_next(error);
         let answer = server
