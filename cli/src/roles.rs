@@ -37,9 +37,10 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         let cluster = data.identity().cluster_id.clone();
         let controller =
             controller::build(settings, &data, vec![memory()], None, &mut admin).await?;
+        // Before the agent: an address that is taken must not leave a containerd and a bridge behind.
+        let gateway = gateway::bind(settings, &data, vec![memory()], None, &mut admin).await?;
         let agent =
             agent::build(settings, &data, &cluster, vec![memory()], None, &mut admin).await?;
-        let gateway = gateway::bind(settings, &data, vec![memory()], None, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();

@@ -110,3 +110,29 @@ async fn a_large_body_is_refused_without_being_kept() {
     );
     assert_eq!(server.call("sink").await.ok().text(), "x");
 }
+
+/// Nothing but the data directory is left of a start that could not be.
+#[tokio::test]
+async fn an_address_that_is_taken_leaves_no_container_runtime_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let data = dir.path().join("data");
+    let binary = std::env::var_os("CORACLE_TEST_BINARY").expect("tests/run.sh sets it");
+    let ended = std::process::Command::new(binary)
+        .args([
+            "up",
+            "--invoke",
+            &address,
+            "--api=127.0.0.1:0",
+            "--admin=127.0.0.1:0",
+        ])
+        .arg("--data")
+        .arg(&data)
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains(&address) && said.contains("in use"), "{said}");
+    assert!(data.exists() && !data.join("containerd").exists(), "{said}");
+}
