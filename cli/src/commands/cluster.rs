@@ -1,6 +1,7 @@
 //! `coracle cluster`
 
 mod init;
+mod offline;
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -40,6 +41,11 @@ enum Verb {
         /// Number of the controller
         member: u64,
     },
+    /// The whole state as a file: save, inspect, restore
+    #[command(subcommand)]
+    Snapshot(offline::Snapshot),
+    /// Make a cluster of this one controller, when the majority is gone for good
+    Recover(offline::Recover),
     /// Make another cluster key and seal it to the controllers
     RotateKey {
         #[command(flatten)]
@@ -106,6 +112,8 @@ impl ClusterCommand {
                 eprintln!("controller {member} removed; its number is not given out again");
                 Ok(())
             }
+            Verb::Snapshot(verb) => verb.run().await,
+            Verb::Recover(recover) => recover.run(),
             Verb::RotateKey { target } => {
                 let path = "/api/v1/cluster/rotate-key";
                 let answer = target.connect()?.json(Method::POST, path, None).await?;

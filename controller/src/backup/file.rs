@@ -119,6 +119,21 @@ impl Backup {
         Ok(Self { header, state })
     }
 
+    /// The state without the cluster's own: its controllers, its keys, and tokens to join it with.
+    pub(crate) fn drop_keys(&mut self, path: &Path) -> Result<(), BackupError> {
+        let state = v1::Snapshot::decode(&self.state[..]);
+        let mut state = state.map_err(|_| BackupError::Damaged {
+            path: path.to_owned(),
+            what: "its state cannot be read",
+        })?;
+        state.secrets = None;
+        state.members.clear();
+        state.join_tokens.clear();
+        state.last_member = 0;
+        self.state = state.encode_to_vec();
+        Ok(())
+    }
+
     pub(crate) fn info(&self, path: &Path) -> Result<(BackupInfo, State), BackupError> {
         let state = State::decode(&self.state).map_err(|source| BackupError::State {
             path: path.to_owned(),

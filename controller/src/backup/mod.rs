@@ -65,6 +65,27 @@ pub enum BackupError {
     Read(#[from] ReadError),
 }
 
+/// What a member's log holds, while it does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Who else is in the group.
+    pub others: Vec<u64>,
+    /// The last entry of the log.
+    pub last_index: u64,
+    /// Entries of which the member does not know whether a majority has them.
+    pub doubtful: u64,
+    pub functions: usize,
+}
+
+/// What becomes of the cluster's keys in a file that is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// The member has its copy of the cluster key still.
+    Keep,
+    /// A server by itself is made of it, which may become a new cluster with new keys.
+    Drop,
+}
+
 /// What came of a recovery, and what it may have cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
@@ -114,23 +135,32 @@ pub fn inspect(path: &Path) -> Result<BackupInfo, BackupError> {
 /// Makes the log of a new cluster, with one member, of a saved snapshot. Its incarnation is one more
 /// than that of the file, so that what runs takes it for newer. The data directory must hold no log;
 /// artifacts are not in the file. Returns what the file held.
+///
+/// With [`Keys::Drop`] the controllers, tokens to join with and keys of the old cluster are left out.
 pub fn restore(
     path: &Path,
     data_dir: &Path,
     member: u64,
+    keys: Keys,
     now: Timestamp,
 ) -> Result<BackupInfo, BackupError> {
     let log = data_dir.join(LOG);
     if log.exists() {
         return Err(BackupError::Occupied { path: log });
     }
-    let backup = Backup::read(path)?;
+    let mut backup = Backup::read(path)?;
     let (info, mut state) = backup.info(path)?;
+    if keys == Keys::Drop {
+        backup.drop_keys(path)?;
+        state = backup.info(path)?.1;
+    }
     alone(&mut state, member, now);
     // What that member forgot belongs to another group from here on.
     let mut spent = spent_ids(data_dir)?;
-    spent.retain(|id| *id != member);
-    write_spent(data_dir, &spent)?;
+    if spent.contains(&member) {
+        spent.retain(|id| *id != member);
+        write_spent(data_dir, &spent)?;
+    }
     let origin = offline::Origin {
         index: info.index.max(1),
         term: info.term + 1,
@@ -146,6 +176,46 @@ pub fn restore(
 ///
 /// The log as it was is kept beside the new one.
 pub fn recover(data_dir: &Path, member: u64, now: Timestamp) -> Result<Recovered, BackupError> {
+    let (contents, mut state) = examine(data_dir, member)?;
+    let lost = others(&contents.group, member);
+    alone(&mut state, member, now);
+    let origin = offline::Origin {
+        index: contents.last_index + 1,
+        // Above every term that this member heard of. The others may have gone further; the
+        // incarnation is what tells the two apart.
+        term: contents.term.max(contents.last_term) + 1,
+    };
+    let kept = data_dir.join(format!("log.before-recovery-{}", now.0));
+    replace_keeping(data_dir, member, origin, &state.encode(), &kept)?;
+    let view = state.view();
+    Ok(Recovered {
+        member,
+        lost,
+        last_index: contents.last_index,
+        doubtful: contents.last_index.saturating_sub(contents.committed),
+        term: origin.term,
+        incarnation: view.incarnation(),
+        functions: view.functions().count(),
+        kept,
+    })
+}
+
+/// What [`recover`] would go on from. Nothing is changed.
+pub fn survey(data_dir: &Path, member: u64) -> Result<Survey, BackupError> {
+    let (contents, state) = examine(data_dir, member)?;
+    Ok(Survey {
+        others: others(&contents.group, member),
+        last_index: contents.last_index,
+        doubtful: contents.last_index.saturating_sub(contents.committed),
+        functions: state.view().functions().count(),
+    })
+}
+
+fn others(group: &Group, member: u64) -> Vec<u64> {
+    group.ids().filter(|id| *id != member).collect()
+}
+
+fn examine(data_dir: &Path, member: u64) -> Result<(offline::Contents, State), BackupError> {
     let log = data_dir.join(LOG);
     finish(data_dir)?;
     if !log.exists() {
@@ -157,42 +227,16 @@ pub fn recover(data_dir: &Path, member: u64, now: Timestamp) -> Result<Recovered
         path: log.clone(),
         source,
     })?;
-    let Group {
-        voters, learners, ..
-    } = &contents.group;
+    let voters = &contents.group.voters;
     if !voters.contains(&member) {
         return Err(BackupError::NotAVoter {
             member,
             voters: voters.clone(),
         });
     }
-    let state = machine.snapshot();
-    let mut state = State::decode(&state).map_err(|source| BackupError::State {
-        path: log.clone(),
-        source,
-    })?;
-    alone(&mut state, member, now);
-    let origin = offline::Origin {
-        index: contents.last_index + 1,
-        // Above every term that this member heard of. The others may have gone further; the
-        // incarnation is what tells the two apart.
-        term: contents.term.max(contents.last_term) + 1,
-    };
-    let kept = data_dir.join(format!("log.before-recovery-{}", now.0));
-    let replaced = replace_keeping(data_dir, member, origin, &state.encode(), &kept);
-    replaced?;
-    let view = state.view();
-    let others = voters.iter().chain(learners).copied();
-    Ok(Recovered {
-        member,
-        lost: others.filter(|id| *id != member).collect(),
-        last_index: contents.last_index,
-        doubtful: contents.last_index.saturating_sub(contents.committed),
-        term: origin.term,
-        incarnation: view.incarnation(),
-        functions: view.functions().count(),
-        kept,
-    })
+    let state = State::decode(&machine.snapshot());
+    let state = state.map_err(|source| BackupError::State { path: log, source })?;
+    Ok((contents, state))
 }
 
 /// Puts a member's damaged log aside, and remembers that the member is spent: one that forgot its

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use coracle_controller::{
     BuildError,
-    backup::{self, BackupError},
+    backup::{self, BackupError, Keys},
 };
 use coracle_model::Timestamp;
 use coracle_proto::v1::{self, cluster_client::ClusterClient};
@@ -74,8 +74,11 @@ async fn a_cluster_is_saved_by_any_member_and_made_anew_of_the_file() {
     let mut restored = Cluster::empty();
     let data_dir = restored.path(7);
     fs::create_dir_all(&data_dir).unwrap();
-    assert_eq!(backup::restore(&path, &data_dir, 7, NOW).unwrap(), info);
-    let twice = backup::restore(&path, &data_dir, 7, NOW);
+    assert_eq!(
+        backup::restore(&path, &data_dir, 7, Keys::Keep, NOW).unwrap(),
+        info
+    );
+    let twice = backup::restore(&path, &data_dir, 7, Keys::Keep, NOW);
     assert!(matches!(twice, Err(BackupError::Occupied { .. })));
     restored.start(7, Vec::new()).await;
     assert_eq!(restored.leader().await, 7);
@@ -119,12 +122,17 @@ async fn one_survivor_goes_on_and_those_that_it_left_behind_are_turned_away() {
         cluster.kill(id).await;
     }
     let path = cluster.path(survivor);
+    let survey = backup::survey(&path, survivor).unwrap();
     let recovered = backup::recover(&path, survivor, NOW).unwrap();
     let mut others: Vec<u64> = (1..=3).filter(|id| *id != survivor).collect();
     assert_eq!(recovered.lost, others);
     assert_eq!(recovered.incarnation, before + 1);
     assert!(recovered.last_index > 70 && recovered.doubtful <= recovered.last_index);
     assert!(recovered.kept.exists());
+    assert_eq!(
+        (survey.last_index, survey.others),
+        (recovered.last_index, recovered.lost)
+    );
 
     cluster.start(survivor, vec![1, 2, 3]).await;
     assert_eq!(cluster.leader().await, survivor);
