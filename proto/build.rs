@@ -4,7 +4,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = [
-        "agent", "backup", "cluster", "control", "join", "log", "model", "node", "peer", "route",
+        "agent", "artifact", "backup", "cluster", "control", "join", "log", "model", "node",
+        "peer", "route",
     ]
     .map(|name| format!("coracle/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=coracle");

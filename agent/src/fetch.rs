@@ -56,6 +56,14 @@ impl TransferError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Corrupt(_))
     }
+
+    /// What to say of several controllers: one that did not answer may have had it.
+    fn or_worse(self, next: Self) -> Self {
+        match self {
+            Self::Unavailable(_) if !next.is_transient() => self,
+            _ => next,
+        }
+    }
 }
 
 /// Every controller. Whichever led last is asked first.
@@ -100,22 +108,24 @@ impl Controllers {
         Ok(bytes)
     }
 
-    /// Sends the pieces from the first controller that starts an answer; a transfer that broke is
-    /// the caller's to repeat. The digest has been checked when it returns well.
+    /// Sends the pieces from whichever controller has them; where one breaks off the next goes on.
+    /// The digest has been checked when it returns well.
     async fn pieces(&self, digest: Digest, to: mpsc::Sender<Bytes>) -> Result<(), TransferError> {
         let mut last = TransferError::NoController;
+        let (mut hash, mut size) = (Sha256::new(), 0_u64);
         for channel in self.each() {
             let request = v1::GetArtifactRequest {
                 digest: digest.to_wire(),
+                from: size,
+                only_here: false,
             };
             let mut answer = match ManagementClient::new(channel).get_artifact(request).await {
                 Ok(answer) => answer.into_inner(),
                 Err(status) => {
-                    last = failure(digest, status);
+                    last = last.or_worse(failure(digest, status));
                     continue;
                 }
             };
-            let (mut hash, mut size) = (Sha256::new(), 0_u64);
             loop {
                 match answer.message().await {
                     Ok(Some(chunk)) => {
@@ -129,13 +139,14 @@ impl Controllers {
                             return Ok(());
                         }
                     }
-                    Ok(None) if Digest(hash.finalize().into()) == digest => return Ok(()),
+                    Ok(None) if Digest(hash.clone().finalize().into()) == digest => return Ok(()),
+                    // Whose bytes were wrong cannot be told when several gave some. A controller
+                    // whose own copy is damaged sets it aside, so the same again goes better.
                     Ok(None) => return Err(TransferError::Corrupt(digest)),
-                    Err(status) if size == 0 => {
-                        last = failure(digest, status);
+                    Err(status) => {
+                        last = last.or_worse(failure(digest, status));
                         break;
                     }
-                    Err(status) => return Err(failure(digest, status)),
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! What builds printed: one file a revision, appended while the build runs, bounded.
+//! What builds printed: one file a revision, appended while the build runs, bounded. The leader
+//! writes it; the others copy it when it is finished.
 
 use std::{
     collections::BTreeMap,
@@ -36,14 +37,14 @@ impl BuildLogs {
 
     /// Begins anew: another attempt replaces what the one before printed.
     pub(crate) async fn begin(&self, revision: RevisionId) -> io::Result<()> {
-        let path = self.path(revision);
+        let path = self.growing_path(revision);
         blocking(move || File::create(path).map(drop)).await?;
         self.sender(revision).send_replace(0);
         Ok(())
     }
 
     pub(crate) async fn append(&self, revision: RevisionId, data: Bytes) -> io::Result<()> {
-        let (path, max) = (self.path(revision), self.max_bytes);
+        let (path, max) = (self.growing_path(revision), self.max_bytes);
         let length = blocking(move || {
             let mut file = OpenOptions::new().append(true).create(true).open(path)?;
             let length = file.metadata()?.len();
@@ -62,24 +63,62 @@ impl BuildLogs {
         Ok(())
     }
 
-    /// Nothing more will come; those who follow see the end by the revision's stage.
-    pub(crate) fn end(&self, revision: RevisionId) {
+    /// Nothing more will come, so others may copy it; those who follow see the end by the
+    /// revision's stage.
+    pub(crate) async fn end(&self, revision: RevisionId) -> io::Result<()> {
         self.growing().remove(&revision);
+        let (from, to) = (self.growing_path(revision), self.path(revision));
+        blocking(move || match fs::rename(from, to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// A finished log from elsewhere. It takes the place of what grew here before somebody else
+    /// led.
+    pub(crate) async fn keep(&self, revision: RevisionId, log: Vec<u8>) -> io::Result<()> {
+        let (growing, path) = (self.growing_path(revision), self.path(revision));
+        let copying = path.with_extension("copy");
+        blocking(move || {
+            fs::write(&copying, log)?;
+            fs::rename(&copying, &path)?;
+            match fs::remove_file(growing) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// What its leader finished, or a copy of that.
+    pub(crate) async fn is_finished(&self, revision: RevisionId) -> io::Result<bool> {
+        let path = self.path(revision);
+        blocking(move || path.try_exists()).await
+    }
+
+    pub(crate) async fn is_growing(&self, revision: RevisionId) -> io::Result<bool> {
+        let path = self.growing_path(revision);
+        blocking(move || path.try_exists()).await
     }
 
     /// At most [`CHUNK`] bytes from this offset on; empty at the end, and where there is no log.
     pub(crate) async fn read(&self, revision: RevisionId, offset: u64) -> io::Result<Bytes> {
-        let path = self.path(revision);
+        // In this order: what grew may have been finished in between.
+        let paths = [self.growing_path(revision), self.path(revision)];
         blocking(move || {
-            let mut file = match File::open(path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Bytes::new()),
-                Err(error) => return Err(error),
-            };
-            file.seek(SeekFrom::Start(offset))?;
-            let mut piece = Vec::new();
-            file.take(CHUNK).read_to_end(&mut piece)?;
-            Ok(piece.into())
+            for path in paths {
+                let mut file = match File::open(path) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                };
+                file.seek(SeekFrom::Start(offset))?;
+                let mut piece = Vec::new();
+                file.take(CHUNK).read_to_end(&mut piece)?;
+                return Ok(piece.into());
+            }
+            Ok(Bytes::new())
         })
         .await
     }
@@ -103,7 +142,7 @@ impl BuildLogs {
                 let name = entry.file_name();
                 let revision = name
                     .to_str()
-                    .and_then(|n| n.strip_suffix(".log")?.parse().ok());
+                    .and_then(|n| n.rsplit_once('.')?.0.parse().ok());
                 if revision.is_some_and(|revision| !keep(revision)) {
                     fs::remove_file(entry.path())?;
                     removed += 1;
@@ -129,6 +168,10 @@ impl BuildLogs {
 
     fn path(&self, revision: RevisionId) -> PathBuf {
         self.dir.join(format!("{revision}.log"))
+    }
+
+    fn growing_path(&self, revision: RevisionId) -> PathBuf {
+        self.dir.join(format!("{revision}.growing"))
     }
 }
 
@@ -171,6 +214,30 @@ mod tests {
         assert_eq!(all, [&b"hello worl"[..], CUT].concat());
         logs.begin(revision(1)).await.unwrap();
         assert_eq!(logs.read(revision(1), 0).await.unwrap(), Bytes::new());
+    }
+
+    #[tokio::test]
+    async fn finished_once_and_a_copy_takes_the_place_of_what_another_leader_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = BuildLogs::open(dir.path().into(), 100).unwrap();
+        let grow = async |text: &'static [u8]| {
+            logs.begin(revision(1)).await.unwrap();
+            let text = Bytes::from_static(text);
+            logs.append(revision(1), text).await.unwrap();
+        };
+        grow(b"half").await;
+        assert!(!logs.is_finished(revision(1)).await.unwrap());
+        logs.keep(revision(1), b"whole".to_vec()).await.unwrap();
+        assert!(logs.is_finished(revision(1)).await.unwrap());
+        assert!(!logs.is_growing(revision(1)).await.unwrap());
+        assert_eq!(logs.read(revision(1), 0).await.unwrap(), &b"whole"[..]);
+        grow(b"again").await;
+        assert_eq!(logs.read(revision(1), 0).await.unwrap(), &b"again"[..]);
+        for _ in 0..2 {
+            logs.end(revision(1)).await.unwrap();
+            assert_eq!(logs.read(revision(1), 0).await.unwrap(), &b"again"[..]);
+        }
+        assert_eq!(logs.retain(|_| false).await.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -15,8 +15,9 @@ use coracle_model::{
     operation::{CreateNamespace, CreateToken},
 };
 use coracle_proto::v1::{
-    agents_server::AgentsServer, cluster_server::ClusterServer, join_server::JoinServer,
-    management_server::ManagementServer, peers_server::PeersServer, routing_server::RoutingServer,
+    agents_server::AgentsServer, artifact_peers_server::ArtifactPeersServer,
+    cluster_server::ClusterServer, join_server::JoinServer, management_server::ManagementServer,
+    peers_server::PeersServer, routing_server::RoutingServer,
 };
 use coracle_replica::{
     ChangeError, Ended, Fatal, Members, ReadError, Replica, SledLog, StartError,
@@ -27,12 +28,16 @@ use tonic::transport::Server;
 use uuid::Uuid;
 
 use crate::{
-    api::{agents::Agents, cluster::Cluster, join::Join, management::Management, routing::Routing},
+    api::{
+        agents::Agents, cluster::Cluster, copies::ArtifactPeers, join::Join,
+        management::Management, routing::Routing,
+    },
     artifacts::{ArtifactError, Artifacts, FileStore, ObjectStore, Store, StoreUrl},
     backup::{self, BackupError},
     build_logs::BuildLogs,
     cluster::{self, ClusterError, Founded, Founder},
     config::Config,
+    copies::{self, Copies, Fellows},
     core::{Core, WriteError, fresh_write},
     leader::{self, desk::Desk, memory::Leadership},
     machine::StateMachine,
@@ -227,6 +232,7 @@ impl Config {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
         let (machine, published, changes) = StateMachine::new();
+        let touched = machine.touched();
         let (seed, boot) = Uuid::new_v4().as_u64_pair();
         let group = coracle_replica::Config {
             tick: self.pace.tick,
@@ -246,6 +252,7 @@ impl Config {
         let observer = Box::new(|_: coracle_replica::Applied<'_, _>| {});
         let replica = Replica::start(group, log, machine, outbound.transport(), observer).await?;
         metrics::describe();
+        let fellows = Fellows::new(me.id, replica.group(), me.table.clone());
         let core = Core {
             cluster_id: self.cluster_id,
             data_dir: self.data_dir,
@@ -253,7 +260,8 @@ impl Config {
             clock: self.clock,
             replica,
             me,
-            artifacts,
+            copies: Copies::new(artifacts, fellows),
+            touched,
             build_logs,
             membership: tokio::sync::Mutex::new(()),
             desk: Desk::new(self.planner, self.backoff, self.leader, published, changes),
@@ -283,6 +291,8 @@ impl Controller {
             "cluster books",
             cluster::follow_books(Arc::clone(core), own.clone()),
         );
+        own.spawn("collection", copies::collect(Arc::clone(core), own.clone()));
+        own.spawn("repair", copies::repair(Arc::clone(core), own.clone()));
         let outbound = self
             .outbound
             .lock()
@@ -417,13 +427,13 @@ impl Controller {
         self.core.replica.add_learner(id, deadline).await
     }
 
-    /// Makes a learner a voter, if it has caught up; see [`Replica::promote`].
+    /// Makes a learner a voter, if it has caught up and has every artifact that is named; see
+    /// [`Replica::promote`].
     pub async fn promote(&self, id: u64, within: Duration) -> Result<(), ChangeError> {
-        let deadline = Instant::now() + within;
-        self.core.replica.promote(id, |_| true, deadline).await
+        self.core.promote(id, Instant::now() + within).await
     }
 
-    /// Removes a member for good; see [`Replica::remove`].
+    /// Removes a member for good, without a look at the artifacts; see [`Replica::remove`].
     pub async fn remove_member(&self, id: u64, within: Duration) -> Result<(), ChangeError> {
         self.core.replica.remove(id, Instant::now() + within).await
     }
@@ -470,6 +480,9 @@ async fn serve(
         core: Arc::clone(&core),
         shutdown: shutdown.clone(),
     };
+    let artifacts = ArtifactPeers {
+        copies: core.copies.clone(),
+    };
     let asked = shutdown.clone();
     let known = Arc::clone(&core);
     let serving = Server::builder()
@@ -485,6 +498,7 @@ async fn serve(
         }))
         .add_service(ManagementServer::new(management))
         .add_service(AgentsServer::new(agents))
+        .add_service(ArtifactPeersServer::new(artifacts))
         .add_service(PeersServer::new(inbound))
         .add_service(RoutingServer::new(Routing { core }))
         .serve_with_incoming_shutdown(incoming, async move { asked.requested().await });

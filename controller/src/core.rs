@@ -7,17 +7,17 @@ use coracle_model::{
     ExitReason, FunctionId, InstanceId, Operation, Refusal, Timestamp, WriteId,
     query::{FunctionRuntimeView, FunctionView},
 };
-use coracle_replica::{ProposeError, ReadError, Replica};
+use coracle_replica::{ChangeError, ChangeRefused, ProposeError, ReadError, Replica};
 use coracle_state::{Body, Command, EncodeError, FunctionRecord, View};
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use crate::{
-    artifacts::Artifacts,
     build_logs::BuildLogs,
     cluster::Identity,
+    copies::Copies,
     leader::desk::Desk,
-    machine::{Published, Response},
+    machine::{Changes, Published, Response},
     metrics,
     peers::Me,
 };
@@ -43,7 +43,9 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replica: Replica<Response>,
     pub(crate) me: Me,
-    pub(crate) artifacts: Artifacts,
+    pub(crate) copies: Copies,
+    /// Functions whose revisions may name something new.
+    pub(crate) touched: watch::Sender<Changes>,
     pub(crate) build_logs: BuildLogs,
     /// Held by whoever changes who is in the group.
     pub(crate) membership: tokio::sync::Mutex<()>,
@@ -130,6 +132,18 @@ impl Core {
             free_mib: free >> 20,
             kept_mib: kept >> 20,
         })
+    }
+
+    /// Makes a learner a voter. It counts for the majorities of artifacts from then on, so it has to
+    /// have all that are named.
+    pub(crate) async fn promote(&self, id: u64, deadline: Instant) -> Result<(), ChangeError> {
+        let is_learner = self.replica.group().borrow().learners.contains(&id);
+        // Of anybody else the replica says why not.
+        if is_learner && let Err(lacking) = self.copies.holds_all(id, &self.view()).await {
+            tracing::info!(member = id, reason = %lacking, "a learner stays one");
+            return Err(ChangeRefused::NotReady { id }.into());
+        }
+        self.replica.promote(id, |_| true, deadline).await
     }
 
     /// A step of a loop. What did not work is tried again by the loop's next turn, from the state

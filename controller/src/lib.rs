@@ -14,6 +14,7 @@ mod build_logs;
 mod cluster;
 mod config;
 mod controller;
+mod copies;
 mod core;
 mod feed;
 mod forward;

@@ -25,6 +25,7 @@ pub(crate) struct StateMachine {
     effects: Vec<Effect>,
     publish: watch::Sender<Published>,
     changes: watch::Sender<Changes>,
+    touched: watch::Sender<Changes>,
 }
 
 /// Which functions changed since somebody last looked. Level-triggered: whoever takes them reads
@@ -51,8 +52,14 @@ impl StateMachine {
             effects: Vec::new(),
             publish,
             changes: changes.clone(),
+            touched: watch::channel(Changes::default()).0,
         };
         (machine, published, changes)
+    }
+
+    /// The same once more, for whoever keeps what is named: on every member, leading or not.
+    pub(crate) fn touched(&self) -> watch::Sender<Changes> {
+        self.touched.clone()
     }
 }
 
@@ -73,7 +80,7 @@ impl Machine for StateMachine {
             view: Arc::new(self.state.view()),
         });
         let effects = std::mem::take(&mut self.effects);
-        self.changes.send_if_modified(|changes| {
+        let note = |changes: &mut Changes| {
             for effect in &effects {
                 match effect {
                     Effect::FunctionChanged(id) => {
@@ -95,7 +102,9 @@ impl Machine for StateMachine {
                 }
             }
             !effects.is_empty()
-        });
+        };
+        self.touched.send_if_modified(note);
+        self.changes.send_if_modified(note);
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -105,7 +114,9 @@ impl Machine for StateMachine {
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), MachineError> {
         self.state = State::decode(snapshot)?;
         self.effects.clear();
-        self.changes.send_modify(|changes| changes.all = true);
+        for changes in [&self.touched, &self.changes] {
+            changes.send_modify(|changes| changes.all = true);
+        }
         Ok(())
     }
 }

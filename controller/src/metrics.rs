@@ -14,12 +14,13 @@ pub const BUILDS_TOTAL: &str = "coracle_controller_builds_total";
 pub const INSTANCES: &str = "coracle_controller_instances";
 pub const NODES: &str = "coracle_controller_nodes";
 pub const LEADING: &str = "coracle_controller_leading";
+pub const ARTIFACTS_REPAIRED_TOTAL: &str = "coracle_controller_artifacts_repaired_total";
 pub const ARTIFACTS_REMOVED_TOTAL: &str = "coracle_controller_artifacts_removed_total";
 pub const PEER_MESSAGES_DROPPED_TOTAL: &str = "coracle_controller_peer_messages_dropped_total";
 pub const SNAPSHOTS_SENT_TOTAL: &str = "coracle_controller_snapshots_sent_total";
 
 /// Every name, with what it measures.
-pub const ALL: [(&str, &str); 13] = [
+pub const ALL: [(&str, &str); 14] = [
     (
         WRITE_SECONDS,
         "From a write's arrival to its application, durable on a majority",
@@ -54,6 +55,10 @@ pub const ALL: [(&str, &str); 13] = [
     ),
     (NODES, "Nodes known, by state: alive, gone"),
     (LEADING, "1 while this controller leads"),
+    (
+        ARTIFACTS_REPAIRED_TOTAL,
+        "Artifacts that were missing here and came from another controller",
+    ),
     (
         ARTIFACTS_REMOVED_TOTAL,
         "Artifacts collected since nothing named them",
@@ -129,6 +134,10 @@ pub(crate) fn population(starting: u32, ready: u32, draining: u32, alive: u32, g
     for (state, count) in [("alive", alive), ("gone", gone)] {
         gauge!(NODES, "state" => state).set(f64::from(count));
     }
+}
+
+pub(crate) fn artifact_repaired() {
+    counter!(ARTIFACTS_REPAIRED_TOTAL).increment(1);
 }
 
 pub(crate) fn artifacts_removed(count: u64) {

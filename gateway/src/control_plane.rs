@@ -203,6 +203,7 @@ impl ControlPlane for ControllerPort {
             .read(READ, |mut client| {
                 let request = v1::GetArtifactRequest {
                     digest: digest.to_wire(),
+                    ..Default::default()
                 };
                 async move { client.get_artifact(request).await }
             })
@@ -431,6 +432,7 @@ impl ControlPlane for ControllerPort {
         let request = v1::BuildLogRequest {
             revision: Some(revision.into()),
             follow,
+            only_here: false,
         };
         let stream = self
             .read(READ, |mut client| {

@@ -34,6 +34,7 @@ pub const RULES: &[Rule] = &[
     rule("coracle.v1.Routing", None, ASKING),
     // Checked there too: a member speaks for itself only.
     rule("coracle.v1.Peers", None, &[Controller]),
+    rule("coracle.v1.ArtifactPeers", None, &[Controller]),
     // Served by agents.
     rule("coracle.v1.NodeService", None, ASKING),
     // A token is what is asked for there.
@@ -119,7 +120,7 @@ mod tests {
             // Controller, agent, gateway, anonymous.
             let expected = match (short, method.as_str()) {
                 ("Agents", _) => [false, true, false, false],
-                ("Peers", _) => [true, false, false, false],
+                ("ArtifactPeers" | "Peers", _) => [true, false, false, false],
                 ("Join", "Enrol") => [true; 4],
                 ("Join", "Renew") | ("Management", "GetArtifact" | "PutArtifact" | "Status") => {
                     [true, true, true, false]

@@ -11,6 +11,7 @@ use tonic::{Status, Streaming};
 use super::{Streamed, internal};
 use crate::{
     artifacts::ArtifactError,
+    copies::{FetchError, SpreadError},
     core::{Core, chain},
 };
 
@@ -23,15 +24,15 @@ pub(super) async fn put(
 ) -> Result<v1::PutArtifactResponse, Status> {
     core.require_space()
         .map_err(|full| Status::resource_exhausted(full.to_string()))?;
-    let mut upload = core.artifacts.upload().await.map_err(failed)?;
+    let mut upload = core.copies.spread().await.map_err(not_spread)?;
     loop {
         let chunk = tokio::time::timeout(UPLOAD_IDLE, chunks.message()).await;
         match chunk.map_err(|_| Status::deadline_exceeded("the upload stopped"))?? {
-            Some(chunk) => upload.write(chunk.data).await.map_err(failed)?,
+            Some(chunk) => upload.write(chunk.data).await.map_err(not_spread)?,
             None => break,
         }
     }
-    let (digest, size) = upload.finish().await.map_err(failed)?;
+    let (digest, size) = upload.finish().await.map_err(not_spread)?;
     Ok(v1::PutArtifactResponse {
         digest: digest.to_wire(),
         size,
@@ -40,9 +41,16 @@ pub(super) async fn put(
 
 pub(super) async fn get(
     core: &Core,
-    digest: Digest,
+    request: v1::GetArtifactRequest,
 ) -> Result<Streamed<v1::ArtifactChunk>, Status> {
-    let reader = core.artifacts.read(digest).await.map_err(failed)?;
+    let digest = Digest::from_wire("digest", request.digest)?;
+    let reader = if request.only_here {
+        let reader = core.copies.artifacts.read_from(digest, request.from).await;
+        reader.map_err(failed)?
+    } else {
+        let reader = core.copies.read(digest, request.from).await;
+        reader.map_err(not_fetched)?
+    };
     Ok(Box::pin(stream::unfold(Some(reader), |reader| async {
         let mut reader = reader?;
         match reader.next().await {
@@ -53,7 +61,25 @@ pub(super) async fn get(
     })))
 }
 
-fn failed(error: ArtifactError) -> Status {
+fn not_spread(error: SpreadError) -> Status {
+    match error {
+        SpreadError::Here(error) => failed(error),
+        SpreadError::NoGroup | SpreadError::NoMajority { .. } => {
+            tracing::warn!(%error, "an upload was refused");
+            Status::unavailable(error.to_string())
+        }
+    }
+}
+
+fn not_fetched(error: FetchError) -> Status {
+    match error {
+        FetchError::Here(error) => failed(error),
+        FetchError::Nowhere(_) => Status::not_found(error.to_string()),
+        FetchError::Unavailable { .. } => Status::unavailable(error.to_string()),
+    }
+}
+
+pub(super) fn failed(error: ArtifactError) -> Status {
     match error {
         ArtifactError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
         ArtifactError::Missing(_) => Status::not_found(error.to_string()),
@@ -67,6 +93,27 @@ fn failed(error: ArtifactError) -> Status {
             Status::unavailable(error.to_string())
         }
     }
+}
+
+/// For another controller that copies it.
+pub(super) async fn finished_build_log(
+    core: &Arc<Core>,
+    revision: RevisionId,
+) -> Result<Streamed<v1::BuildLogChunk>, Status> {
+    let failed = |error| internal("build log", &error);
+    if core
+        .build_logs
+        .is_finished(revision)
+        .await
+        .map_err(failed)?
+    {
+        let shutdown = Shutdown::new();
+        return Ok(build_log(Arc::clone(core), revision, false, shutdown));
+    }
+    if core.memory().leads() && core.build_logs.is_growing(revision).await.map_err(failed)? {
+        return Err(Status::unavailable("it is not finished yet"));
+    }
+    Err(Status::not_found("there is no log of this build here"))
 }
 
 /// What is there, and, when following, what comes until the build is over.

@@ -159,6 +159,11 @@ impl Cluster {
             )));
         }
         let _pause = core.membership.lock().await;
+        let view = core.fresh_view().await;
+        let view = view.map_err(|error| Err(read_failed(error)))?;
+        if let Err(lacking) = core.copies.spares(id.0, &view).await {
+            return Err(Ok(Refusal::Conflict(lacking.to_string())));
+        }
         match core.replica.remove(id.0, self.deadline()).await {
             Ok(()) => {}
             Err(ChangeError::Refused(coracle_replica::ChangeRefused::NotAMember { .. })) => {}

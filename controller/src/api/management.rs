@@ -5,17 +5,19 @@ use std::sync::Arc;
 use coracle_base::Shutdown;
 use coracle_model::{
     Digest, FunctionRef, Invalid, NamespaceName, NodeId, Operation, ProjectId, Refusal, Source,
-    TaskId, TokenId, WriteId, node::NodeChange,
+    Stage, TaskId, TokenId, WriteId, node::NodeChange,
 };
 use coracle_proto::{
     Wire as _, required,
     v1::{self, management_client::ManagementClient},
 };
 use coracle_state::{FunctionRecord, View};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Streamed, artifacts, read_failed, write_failed};
 use crate::{
+    copies::Held,
     core::Core,
     forward::{Errand, Failed},
 };
@@ -65,41 +67,61 @@ impl Management {
         })
     }
 
-    /// What a write names must be stored before the write is: an instance that needs it may start
-    /// at once.
-    async fn uploaded(&self, operation: &Operation) -> Result<(), Refusal> {
-        let mut named: Vec<(&str, Digest)> = Vec::new();
-        let mut source = |source: &Source| {
-            let Source::Inline { code } = source;
-            named.push(("source", *code));
-        };
-        match operation {
-            Operation::CreateFunction(create) => {
-                source(&create.settings.source);
-                named.extend(
-                    create
-                        .settings
-                        .dependencies
-                        .map(|digest| ("dependencies", digest)),
-                );
+    /// What a write names must be stored on a majority before the write is: an instance that needs
+    /// it may start at once, and no single machine may take it along.
+    async fn uploaded(
+        &self,
+        operation: &Operation,
+        deadline: Instant,
+    ) -> Result<Option<Refusal>, Failed> {
+        let named = named(operation);
+        let digests: Vec<Digest> = named.iter().map(|(_, digest)| *digest).collect();
+        match self.core.copies.held(&digests, deadline).await {
+            Held::Yes => Ok(None),
+            Held::Nowhere(absent) => {
+                let field = named.iter().find(|(_, digest)| *digest == absent);
+                let field = field.map_or("settings", |(field, _)| field);
+                let reason = format!("artifact {absent} was not uploaded");
+                Ok(Some(Invalid::new(field, reason).into()))
             }
-            Operation::UpdateFunction(update) => {
-                if let Some(new) = &update.settings.source {
-                    source(new);
-                }
-                let dependencies = update.settings.dependencies.flatten();
-                named.extend(dependencies.map(|digest| ("dependencies", digest)));
-            }
-            _ => {}
+            Held::TooFew {
+                digest,
+                have,
+                needed,
+            } => Err(Failed::Final(Status::unavailable(format!(
+                "artifact {digest} is on {have} controllers that answer, and has to be on {needed}"
+            )))),
         }
-        for (field, digest) in named {
-            if !self.core.artifacts.hold(digest).await.unwrap_or(false) {
-                let reason = format!("artifact {digest} was not uploaded");
-                return Err(Invalid::new(field, reason).into());
-            }
-        }
-        Ok(())
     }
+}
+
+/// The artifacts that a write would have a revision name, with the fields that they are in.
+fn named(operation: &Operation) -> Vec<(&'static str, Digest)> {
+    let mut named = Vec::new();
+    let mut source = |source: &Source| {
+        let Source::Inline { code } = source;
+        named.push(("source", *code));
+    };
+    match operation {
+        Operation::CreateFunction(create) => {
+            source(&create.settings.source);
+            named.extend(
+                create
+                    .settings
+                    .dependencies
+                    .map(|digest| ("dependencies", digest)),
+            );
+        }
+        Operation::UpdateFunction(update) => {
+            if let Some(new) = &update.settings.source {
+                source(new);
+            }
+            let dependencies = update.settings.dependencies.flatten();
+            named.extend(dependencies.map(|digest| ("dependencies", digest)));
+        }
+        _ => {}
+    }
+    named
 }
 
 /// The leader knows what runs, and answers for a follower. Without one the follower answers with
@@ -148,9 +170,12 @@ impl v1::management_server::Management for Management {
         let id = WriteId::from_wire("write_id", request.write_id.clone())?;
         let operation: Operation = required("operation", request.operation.clone())?;
         let here = || async {
-            let refusal = match self.uploaded(&operation).await {
-                Err(refusal) => Some(refusal),
-                Ok(()) => {
+            let now = Instant::now();
+            // The write itself gets the other half.
+            let check = now + errand.deadline.saturating_duration_since(now) / 2;
+            let refusal = match self.uploaded(&operation, check).await? {
+                Some(refusal) => Some(refusal),
+                None => {
                     let asked = self
                         .core
                         .write_asked(id, operation.clone(), errand.deadline);
@@ -370,8 +395,9 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::GetArtifactRequest>,
     ) -> Answer<Self::GetArtifactStream> {
-        let digest = Digest::from_wire("digest", request.into_inner().digest)?;
-        artifacts::get(&self.core, digest).await.map(Response::new)
+        artifacts::get(&self.core, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     type BuildLogStream = Streamed<v1::BuildLogChunk>;
@@ -380,11 +406,26 @@ impl v1::management_server::Management for Management {
         &self,
         request: Request<v1::BuildLogRequest>,
     ) -> Answer<Self::BuildLogStream> {
+        let forwarded = self.core.elsewhere(&request);
         let request = request.into_inner();
-        let revision = required("revision", request.revision)?;
+        let revision = required("revision", request.revision.clone())?;
+        if request.only_here {
+            let log = artifacts::finished_build_log(&self.core, revision).await?;
+            return Ok(Response::new(log));
+        }
         let view = self.fresh().await?;
-        if view.revision(revision).is_none() {
+        let Some(found) = view.revision(revision) else {
             return Err(Status::not_found("the revision does not exist"));
+        };
+        // It grows where the leader is.
+        if matches!(found.stage, Stage::Received | Stage::Building) {
+            if let Some((channel, errand)) = forwarded {
+                let request = self.core.carry(&errand, request);
+                let log = ManagementClient::new(channel).build_log(request).await?;
+                return Ok(log.map(|log| Box::pin(log) as Streamed<_>));
+            }
+        } else {
+            self.core.copy_build_log(revision).await;
         }
         let core = Arc::clone(&self.core);
         let shutdown = self.shutdown.clone();

@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 mod artifacts;
 pub(crate) mod cluster;
+pub(crate) mod copies;
 pub(crate) mod join;
 pub(crate) mod management;
 pub(crate) mod routing;

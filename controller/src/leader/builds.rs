@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::memory::{Build, Leadership, Memory};
 use crate::{
     config::LeaderConfig,
+    copies::Held,
     core::{Core, chain, fresh_write},
     metrics,
 };
@@ -47,7 +48,7 @@ async fn turn(core: &Core) {
         (ended, over)
     };
     for revision in over {
-        core.build_logs.end(revision);
+        end_log(core, revision).await;
     }
     for (revision, write, result) in ended {
         finish(core, revision, write, result).await;
@@ -211,12 +212,20 @@ async fn finish(
 ) {
     let finished = result.is_ok();
     let body = match result {
-        Ok(output) => match missing(core, &output).await {
-            None => Body::FinishBuild { revision, output },
-            Some(digest) => Body::FailBuild {
+        Ok(output) => match stored(core, &output).await {
+            Held::Yes => Body::FinishBuild { revision, output },
+            Held::Nowhere(digest) => Body::FailBuild {
                 revision,
                 reason: format!("the build's result was not uploaded: artifact {digest}"),
             },
+            Held::TooFew {
+                digest,
+                have,
+                needed,
+            } => {
+                tracing::warn!(%revision, %digest, have, needed, "a build's result has too few copies");
+                return;
+            }
         },
         Err(reason) => Body::FailBuild {
             revision,
@@ -227,12 +236,13 @@ async fn finish(
         Body::FailBuild { reason, .. } => Some(reason.clone()),
         _ => None,
     };
+    // Before the write: whoever sees the build ended finds the whole log.
+    end_log(core, revision).await;
     match core.write(write, body).await {
         Ok(()) => {
             tracing::info!(%revision, failed, "build ended");
             metrics::built(finished && failed.is_none());
             take_off(&mut core.memory(), revision);
-            core.build_logs.end(revision);
             core.plan_wake.notify_one();
         }
         Err(error) => {
@@ -241,16 +251,19 @@ async fn finish(
     }
 }
 
-async fn missing(core: &Core, output: &BuildOutput) -> Option<coracle_model::Digest> {
-    for digest in [Some(output.code), output.dependencies]
+async fn end_log(core: &Core, revision: RevisionId) {
+    if let Err(error) = core.build_logs.end(revision).await {
+        tracing::error!(error = %chain(&error), %revision, "build log not finished");
+    }
+}
+
+async fn stored(core: &Core, output: &BuildOutput) -> Held {
+    let digests: Vec<_> = [Some(output.code), output.dependencies]
         .into_iter()
         .flatten()
-    {
-        if !core.artifacts.hold(digest).await.unwrap_or(false) {
-            return Some(digest);
-        }
-    }
-    None
+        .collect();
+    let deadline = tokio::time::Instant::now() + core.config.write_deadline;
+    core.copies.held(&digests, deadline).await
 }
 
 fn take_off(memory: &mut Memory, revision: RevisionId) {

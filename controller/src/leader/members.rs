@@ -49,7 +49,7 @@ async fn turn(core: &Core) {
     for step in steps(&books, &group) {
         let done = match step {
             Step::Add(id) => core.replica.add_learner(id, deadline).await,
-            Step::Promote(id) => core.replica.promote(id, |_| true, deadline).await,
+            Step::Promote(id) => core.promote(id, deadline).await,
             Step::Remove(id) => core.replica.remove(id, deadline).await,
         };
         match done {

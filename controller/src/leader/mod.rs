@@ -6,7 +6,6 @@
 pub(crate) mod activate;
 pub(crate) mod builds;
 pub(crate) mod desk;
-mod gc;
 mod members;
 pub(crate) mod memory;
 #[cfg(test)]
@@ -50,5 +49,4 @@ pub(crate) fn spawn(core: &Arc<Core>, shutdown: &Shutdown) {
         "leader: members",
         members::run(Arc::clone(core), shutdown.clone()),
     );
-    shutdown.spawn("leader: gc", gc::run(Arc::clone(core), shutdown.clone()));
 }

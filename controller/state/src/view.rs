@@ -304,6 +304,14 @@ impl View {
         self.removed_nodes.contains(&id)
     }
 
+    /// What the revisions of one function name; nothing when there is no such function.
+    pub fn artifacts_of(&self, function: FunctionId) -> impl Iterator<Item = Digest> {
+        let revisions = self.functions.get(&function).into_iter();
+        revisions
+            .flat_map(FunctionRecord::revisions)
+            .flat_map(|revision| artifacts::of_revision(revision))
+    }
+
     /// Every artifact that a revision names. Walks all revisions: for collections, not for requests
     /// (see [`State::references`](crate::State::references)).
     pub fn referenced_artifacts(&self) -> BTreeSet<Digest> {

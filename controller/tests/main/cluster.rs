@@ -29,19 +29,29 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     table: PeerTable,
     nodes: BTreeMap<u64, Node>,
+    change: fn(&mut Config),
 }
 
 impl Cluster {
     pub fn empty() -> Self {
+        Self::configured(|_| {})
+    }
+
+    fn configured(change: fn(&mut Config)) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             table: PeerTable::default(),
             nodes: BTreeMap::new(),
+            change,
         }
     }
 
     pub async fn new(size: u64) -> Self {
-        let mut cluster = Self::empty();
+        Self::with(size, |_| {}).await
+    }
+
+    pub async fn with(size: u64, change: fn(&mut Config)) -> Self {
+        let mut cluster = Self::configured(change);
         for id in 1..=size {
             cluster.start(id, (1..=size).collect()).await;
         }
@@ -67,6 +77,7 @@ impl Cluster {
             },
             ..RaftPace::default()
         };
+        (self.change)(&mut config);
         config
     }
 

@@ -40,6 +40,7 @@ async fn a_function_is_built_deployed_and_routed() {
     assert_eq!(agent.stems().get("python3.11"), Some(&4));
 
     let log = v1::BuildLogRequest {
+        only_here: false,
         revision: Some(view.latest.id.into()),
         follow: true,
     };

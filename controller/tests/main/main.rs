@@ -9,6 +9,7 @@
 mod agent;
 mod backup;
 mod cluster;
+mod copies;
 mod fixture;
 mod join;
 mod lifecycle;

@@ -2,40 +2,57 @@
 
 use std::sync::Arc;
 
+use coracle_base::Shutdown;
+
 use crate::{
     artifacts::ArtifactError,
     core::{Core, chain},
     metrics,
 };
-use coracle_base::Shutdown;
 
+/// On every member: each removes its own files. What is shared is removed by the leader alone.
 pub(crate) async fn run(core: Arc<Core>, shutdown: Shutdown) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(core.config.gc_interval) => {}
             () = shutdown.requested() => return,
         }
-        if !core.memory().leads() {
-            continue;
+        let collecting = async {
+            if !core.copies.artifacts.is_shared() || core.memory().leads() {
+                match artifacts(&core).await {
+                    Ok(0) => {}
+                    Ok(removed) => tracing::info!(removed, "artifacts collected"),
+                    Err(error) => tracing::warn!(error = %chain(&error), "artifacts not collected"),
+                }
+            }
+            build_logs(&core).await;
+        };
+        tokio::select! {
+            () = collecting => {}
+            () = shutdown.requested() => return,
         }
-        match artifacts(&core).await {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "artifacts collected"),
-            Err(error) => tracing::warn!(error = %chain(&error), "artifacts not collected"),
-        }
-        build_logs(&core).await;
     }
 }
 
 /// An artifact goes when no revision names it and its last upload is long ago: the upload comes
-/// before the write that names it. Tasks need no collection: the state machine keeps a bounded
-/// number of ended ones by itself.
+/// before the write that names it, and the leader renews the lease on a majority before it proposes
+/// that write. Tasks need no collection: the state machine keeps a bounded number of ended ones by
+/// itself.
 async fn artifacts(core: &Core) -> Result<u64, ArtifactError> {
     let grace = u64::try_from(core.config.artifact_grace.as_millis()).unwrap_or(u64::MAX);
     // Listed before the view is read: what was named in between is in the view.
-    let stored = core.artifacts.list().await?;
-    let named = core.view().referenced_artifacts();
+    let stored = core.copies.artifacts.list().await?;
+    // A member that was cut off would take what others named meanwhile for nobody's.
+    let view = match core.fresh_view().await {
+        Ok(view) => view,
+        Err(error) => {
+            tracing::debug!(%error, "no collection without a fresh view");
+            return Ok(0);
+        }
+    };
+    let named = view.referenced_artifacts();
     let removed = core
+        .copies
         .artifacts
         .collect(stored, grace, |digest| named.contains(digest))
         .await?;
