@@ -176,6 +176,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn stamp(incarnation: u64, term: u64, sequence: u64) -> Stamp {
@@ -256,5 +258,57 @@ mod tests {
         assert!(!path.exists());
         ledger.accept_snapshot(stamp(1, 6, 1)).unwrap();
         assert!(path.exists());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Snapshot(Stamp),
+        Delta(Stamp),
+        /// The agent's process starts again.
+        Restart,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let any = || (1..3_u64, 1..4_u64, 0..6_u64).prop_map(|(i, t, s)| stamp(i, t, s));
+        prop_oneof![
+            4 => any().prop_map(Event::Snapshot),
+            6 => any().prop_map(Event::Delta),
+            1 => Just(Event::Restart),
+        ]
+    }
+
+    proptest! {
+        /// Leaders of several terms and incarnations talk at once, with orders that were on their way
+        /// for long: what is accepted never goes back, in an agent's life or over its restarts.
+        #[test]
+        fn no_older_stamp_is_ever_accepted(events in prop::collection::vec(event(), 0..60)) {
+            let mut fence = Fence::default();
+            let mut newest: Option<Stamp> = None;
+            for event in events {
+                let (given, verdict, delta) = match event {
+                    Event::Snapshot(given) => (given, fence.snapshot(given), false),
+                    Event::Delta(given) => (given, fence.delta(given), true),
+                    Event::Restart => {
+                        let accepted = fence.accepted();
+                        fence = Fence::known(accepted.incarnation, accepted.term);
+                        // Of a term that it knows any snapshot is news to a process without one.
+                        newest = newest.map(|n| stamp(n.incarnation, n.term, 0));
+                        continue;
+                    }
+                };
+                if verdict != Verdict::Accept {
+                    continue;
+                }
+                if let Some(newest) = newest {
+                    prop_assert!(given >= newest, "{given} after {newest}");
+                    prop_assert!(!delta || given > newest, "a delta twice: {given}");
+                }
+                let same_term = newest
+                    .is_some_and(|n| (n.incarnation, n.term) == (given.incarnation, given.term));
+                prop_assert!(!delta || same_term, "a delta on nothing: {given}");
+                fence.advance(given);
+                newest = Some(given);
+            }
+        }
     }
 }

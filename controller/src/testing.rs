@@ -280,7 +280,7 @@ impl Leader {
                 queued: demand.queued,
                 arrivals: demand.arrivals,
                 mean_millis: demand.mean_concurrency_millis,
-                busy: Default::default(),
+                busy: crate::api::routing::busy(demand.busy)?,
             };
             let id = FunctionId::from_wire("function", demand.function)?;
             samples.push((id, sample));

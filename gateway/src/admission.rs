@@ -76,7 +76,7 @@ impl Function {
         self.total_waiting.fetch_sub(count, SeqCst);
     }
 
-    fn try_take(self: &Arc<Self>) -> Option<Slot> {
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Slot> {
         let live = self.live.load();
         loop {
             let room = |i: &Arc<Instance>| i.room().filter(|_| self.serves(i));

@@ -154,6 +154,8 @@ impl Reported {
                 queued,
                 arrivals,
                 mean_concurrency_millis: u64::try_from(mean).unwrap_or(u64::MAX),
+                // Read from the counts that the slots keep anyway: a request pays nothing for it.
+                busy: function.busy().map(|id| crate::wire::bytes(id.0)).collect(),
             });
             function.set_reported(totals);
             if !idle {
@@ -222,6 +224,15 @@ mod tests {
             (2, 1, 0)
         );
         reported.0 = after;
+
+        // One of two instances has a request inside.
+        let slots = function.two_instances_one_taken();
+        let now_busy = reported
+            .next([function.clone()].into_iter(), now, Instant::now())
+            .0;
+        let taken = crate::wire::bytes(slots.instance.id.0);
+        assert_eq!(now_busy[0].busy, [taken]);
+        drop(slots);
 
         drop(one);
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -146,6 +146,17 @@ impl Function {
         }
     }
 
+    /// The slot of one of two instances.
+    #[cfg(test)]
+    pub(crate) fn two_instances_one_taken(self: &Arc<Self>) -> crate::admission::Slot {
+        for n in 1..=2 {
+            let (id, node) = (uuid::Uuid::from_u128(n), NodeId(uuid::Uuid::nil()));
+            let (id, now) = (InstanceId(id), Instant::now());
+            self.learned(Instance::new(id, node, 0, 1, "/x".into(), false, now));
+        }
+        self.try_take().expect("both are free")
+    }
+
     #[cfg(test)]
     pub(crate) fn for_test(path: &str, threads: usize) -> Self {
         let mut parts = path.split('/').map(str::to_owned);
@@ -321,6 +332,13 @@ impl Function {
         let awaited = self.awaited.lock();
         let awaited = awaited.expect("never poisoned: no panic while held");
         awaited.get(&instance).copied()
+    }
+
+    /// Instances that have a request of this gateway inside.
+    pub(crate) fn busy(&self) -> impl Iterator<Item = InstanceId> {
+        let live = self.live.load();
+        let busy: Vec<_> = live.iter().filter(|i| i.is_busy()).map(|i| i.id).collect();
+        busy.into_iter()
     }
 
     pub(crate) fn waiting(&self) -> usize {

@@ -96,6 +96,10 @@ impl Instance {
         }
     }
 
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight.load(SeqCst) > 0
+    }
+
     pub(crate) fn birth(&self) -> Option<&Birth> {
         self.birth.get()
     }

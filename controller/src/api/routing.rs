@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use coracle_identity::Peer;
-use coracle_model::{ActivationId, FunctionId};
+use coracle_model::{ActivationId, FunctionId, InstanceId};
 use coracle_planner::{DemandSample, GatewayId};
 use coracle_proto::{ConvertError, Wire as _, v1};
 use futures_util::stream;
@@ -19,6 +19,9 @@ use crate::{
     leader::{activate::Activation, desk::NotLeading},
     metrics,
 };
+
+/// More instances than a function can have are not told apart.
+const BUSY_MOST: usize = 256;
 
 pub(crate) struct Routing {
     pub(crate) core: Arc<Core>,
@@ -99,9 +102,7 @@ impl v1::routing_server::Routing for Routing {
                 queued: demand.queued,
                 arrivals: demand.arrivals,
                 mean_millis: demand.mean_concurrency_millis,
-                // Gateways do not say which instances are busy; drains then go by age alone, which
-                // costs nothing but warmth, since what drains finishes what it runs.
-                busy: BTreeSet::new(),
+                busy: busy(demand.busy)?,
             };
             samples.push((id, sample));
         }
@@ -113,6 +114,12 @@ impl v1::routing_server::Routing for Routing {
 }
 
 /// A gateway speaks for itself; a controller hands on what one said to it.
+/// What drains finishes what it runs in any case; that busy ones come last saves their warmth.
+pub(crate) fn busy(ids: Vec<bytes::Bytes>) -> Result<BTreeSet<InstanceId>, ConvertError> {
+    let ids = ids.into_iter().take(BUSY_MOST);
+    ids.map(|id| InstanceId::from_wire("busy", id)).collect()
+}
+
 fn gateway(peer: Peer, bytes: bytes::Bytes) -> Result<GatewayId, Status> {
     let id =
         Uuid::from_slice(&bytes).map_err(|_| ConvertError::new("gateway", "must be 16 bytes"))?;
