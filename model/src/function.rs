@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Concurrency, Digest, Env, FunctionId, FunctionName, Memory, MilliCpu, NamespaceId, ProjectId,
-    RevisionId, RuntimeName, ScaleBounds, Timeout, Timestamp, error::Invalid, limits,
+    Concurrency, Digest, Env, FunctionId, FunctionName, Memory, MilliCpu, NamespaceId,
+    PlacementRules, ProjectId, RevisionId, RuntimeName, ScaleBounds, Timeout, Timestamp,
+    error::Invalid, limits,
 };
 
 /// A function: a name and the settings that can change without a new revision.
@@ -24,6 +25,7 @@ pub struct Function {
     /// No instances, and the endpoint refuses.
     pub disabled: bool,
     pub scale: ScaleBounds,
+    pub placement: PlacementRules,
     /// The newest revision, whatever its stage.
     pub latest: RevisionId,
     /// The revision that answers requests; `None` until the first one runs.

@@ -51,12 +51,50 @@ impl Labels {
         Ok(Self(labels))
     }
 
+    /// How many of these `node` has with the same value.
+    pub fn count_in(&self, node: &BTreeMap<String, String>) -> usize {
+        let same = self
+            .0
+            .iter()
+            .filter(|(key, value)| node.get(*key) == Some(*value));
+        same.count()
+    }
+
     /// Whether `node` has every one of these with the same value.
     pub fn all_in(&self, node: &BTreeMap<String, String>) -> bool {
         self.0
             .iter()
             .all(|(key, value)| node.get(key) == Some(value))
     }
+}
+
+/// Where a function's instances go. Changes without a new revision: what runs stays where it is
+/// until it is moved for another reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementRules {
+    /// Only on nodes that have all of these.
+    pub required: Labels,
+    /// Rather on nodes that have more of these.
+    pub preferred: Labels,
+    pub spread: Spread,
+}
+
+impl PlacementRules {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// Over nodes and zones where that costs no slow start.
+    #[default]
+    Auto,
+    /// Over nodes before anything else.
+    Node,
+    /// Over zones (the label `zone`) before anything else, and over nodes within them.
+    Zone,
 }
 
 fn is_part(text: &str, also: &[u8]) -> bool {

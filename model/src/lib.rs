@@ -38,7 +38,7 @@ pub use ids::{
 };
 pub use instance::{ExitReason, InstanceSpec, InstanceState, Stamp};
 pub use key::{FunctionKey, FunctionRef, SecretHash, Token, TokenRole};
-pub use labels::Labels;
+pub use labels::{Labels, PlacementRules, Spread};
 pub use name::{FunctionName, KeyName, NamespaceName, NodeName, ProjectName, RuntimeName};
 pub use namespace::{Namespace, Project};
 pub use operation::Operation;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ComponentRole, Env, FunctionId, FunctionRef, KeyId, KeyName, NamespaceId, NamespaceName,
-    ProjectId, ProjectName, RevisionSettings, ScaleBounds, SecretHash, TaskId, Timestamp, TokenId,
-    TokenRole,
+    PlacementRules, ProjectId, ProjectName, RevisionSettings, ScaleBounds, SecretHash, TaskId,
+    Timestamp, TokenId, TokenRole,
 };
 
 /// Fresh ids and digests are made by the proposer; applying draws none.
@@ -86,6 +86,7 @@ pub struct CreateFunction {
     pub keys: Vec<KeyName>,
     pub disabled: bool,
     pub scale: ScaleBounds,
+    pub placement: PlacementRules,
     pub settings: RevisionSettings,
     pub task: Option<TaskId>,
 }
@@ -104,6 +105,8 @@ pub struct UpdateFunction {
     /// Floor and cap apart, since some clients send only one; the pair is checked when applied.
     pub scale_min: Option<u32>,
     pub scale_max: Option<u32>,
+    /// As a whole.
+    pub placement: Option<PlacementRules>,
     pub settings: SettingsPatch,
     pub task: Option<TaskId>,
 }

@@ -24,12 +24,16 @@ fn function_path(namespace: &str, name: &str) -> String {
 }
 
 fn parse_env(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+    parse_pairs("--env", pairs)
+}
+
+fn parse_pairs(flag: &str, pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
     pairs
         .iter()
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
             None => Err(CliError::Usage(format!(
-                "--env {pair:?} is not of the form KEY=VALUE"
+                "{flag} {pair:?} is not of the form KEY=VALUE"
             ))),
         })
         .collect()

@@ -44,6 +44,13 @@ mod tests {
         assert!(last(|other| other.schedulable = false));
         assert!(last(|other| other.memory_mib = 127));
         assert!(last(|other| other.cpu_millis = 249));
+        let mut picky = revision(1, 1);
+        picky.rules.required =
+            coracle_model::Labels::new([("disk".to_owned(), "ssd".to_owned())].into()).unwrap();
+        let mut here = node("a");
+        here.labels.insert("disk".to_owned(), "ssd".to_owned());
+        let nodes = [(node_id(1), here), (node_id(2), node("b"))].into();
+        assert!(is_last_home(&nodes, node_id(1), &picky));
     }
 
     #[test]

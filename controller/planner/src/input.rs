@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_model::{
-    FunctionId, InstanceId, NodeId, RevisionId, RuntimeName, ScaleBounds, Timestamp,
+    FunctionId, InstanceId, NodeId, PlacementRules, RevisionId, RuntimeName, ScaleBounds,
+    Timestamp, node::ZONE,
 };
 
 use crate::{backoff::Failures, config::PlannerConfig, demand::Demand, scale::ScaleMemory};
@@ -67,6 +68,11 @@ impl NodeInput {
         forced_at.is_some_and(|at| at <= now)
     }
 
+    /// The failure zone that it is in, if it says so.
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get(ZONE).map(String::as_str)
+    }
+
     pub fn free_memory_mib(&self) -> u64 {
         self.memory_mib.saturating_sub(self.used_memory_mib)
     }
@@ -107,6 +113,8 @@ pub struct RevisionInput {
     pub memory_mib: u32,
     pub cpu_millis: u32,
     pub concurrency: u32,
+    /// Of its function.
+    pub rules: PlacementRules,
     pub failures: Option<Failures>,
 }
 

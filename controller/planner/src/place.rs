@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use coracle_model::NodeId;
+use coracle_model::{FunctionId, NodeId, Spread};
 
 use crate::input::{NodeInput, RevisionInput};
 
@@ -17,6 +17,13 @@ mod weight {
     /// Taken off for each instance of the function that is there already. More than artifacts and
     /// memory together can give: losing a node should not lose a function.
     pub(super) const NEIGHBOUR: i64 = 250;
+    /// The same for each that is in the node's zone: losing a zone should not either, where there is
+    /// a choice between nodes that are alike otherwise.
+    pub(super) const ZONE_NEIGHBOUR: i64 = 60;
+    /// Instead of the above, where the function asks to be spread: more than a missing image costs.
+    pub(super) const SPREAD: i64 = 50_000;
+    /// For each preferred label that a node has: more than a stem, less than an image.
+    pub(super) const PREFERRED: i64 = 2_000;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +40,10 @@ pub struct NoRoom {
     pub gone: usize,
     pub cordoned: usize,
     pub full: usize,
+    /// Without the labels that the function requires.
+    pub mismatched: usize,
+    /// Those, as "disk=ssd, zone=a".
+    pub required: String,
     pub memory_mib: u32,
     pub cpu_millis: u32,
     /// The most that any live node has left.
@@ -47,14 +58,16 @@ impl fmt::Display for NoRoom {
         write!(
             f,
             "no node has room for {} MiB and {} thousandths of a core (of {}: {} full, {} closed to \
-             new instances, {} gone; {} MiB free at most)",
-            self.memory_mib,
-            self.cpu_millis,
-            self.nodes,
-            self.full,
-            self.cordoned,
-            self.gone,
-            self.most_free_mib
+             new instances, ",
+            self.memory_mib, self.cpu_millis, self.nodes, self.full, self.cordoned,
+        )?;
+        if self.mismatched > 0 {
+            write!(f, "{} without {}, ", self.mismatched, self.required)?;
+        }
+        write!(
+            f,
+            "{} gone; {} MiB free at most)",
+            self.gone, self.most_free_mib
         )
     }
 }
@@ -81,15 +94,22 @@ pub fn choose(
         gone: 0,
         cordoned: 0,
         full: 0,
+        mismatched: 0,
+        required: String::new(),
         memory_mib: revision.memory_mib,
         cpu_millis: revision.cpu_millis,
         most_free_mib: 0,
     };
+    let zones = zones(nodes, revision.id.function);
     let mut best: Option<(i64, NodeId, &NodeInput)> = None;
     let mut feasible = 0;
     for (id, node) in nodes {
         if !node.alive || !node.reachable {
             none.gone += 1;
+            continue;
+        }
+        if !revision.rules.required.all_in(&node.labels) {
+            none.mismatched += 1;
             continue;
         }
         none.most_free_mib = none.most_free_mib.max(node.free_memory_mib());
@@ -101,7 +121,7 @@ pub fn choose(
             none.full += 1;
         } else {
             feasible += 1;
-            let score = score(node, revision);
+            let score = score(node, revision, beside(&zones, node));
             if best.is_none_or(|(most, ..)| score > most) {
                 best = Some((score, *id, node));
             }
@@ -110,19 +130,45 @@ pub fn choose(
     match best {
         Some((_, id, node)) => Ok(Placement {
             node: id,
-            reason: reason(node, revision, feasible, &none),
+            reason: reason(node, revision, beside(&zones, node), feasible, &none),
         }),
-        None => Err(none),
+        None => {
+            let required = revision.rules.required.iter();
+            let pairs: Vec<_> = required
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            none.required = pairs.join(", ");
+            Err(none)
+        }
     }
 }
 
 /// Whether it could hold one if it were empty.
 pub(crate) fn suits(node: &NodeInput, revision: &RevisionInput) -> bool {
-    node.memory_mib >= u64::from(revision.memory_mib)
+    revision.rules.required.all_in(&node.labels)
+        && node.memory_mib >= u64::from(revision.memory_mib)
         && node.cpu_millis >= u64::from(revision.cpu_millis)
 }
 
-fn score(node: &NodeInput, revision: &RevisionInput) -> i64 {
+/// Instances of the function in each zone. Nothing where no node names one.
+fn zones(nodes: &BTreeMap<NodeId, NodeInput>, function: FunctionId) -> BTreeMap<&str, u32> {
+    let mut zones = BTreeMap::new();
+    for node in nodes.values().filter(|node| node.alive) {
+        if let Some(zone) = node.zone() {
+            let here = node.functions.get(&function).copied().unwrap_or(0);
+            *zones.entry(zone).or_insert(0) += here;
+        }
+    }
+    zones
+}
+
+/// How many of the function are in the node's zone.
+fn beside(zones: &BTreeMap<&str, u32>, node: &NodeInput) -> u32 {
+    let here = node.zone().and_then(|zone| zones.get(zone));
+    here.copied().unwrap_or(0)
+}
+
+fn score(node: &NodeInput, revision: &RevisionInput, in_zone: u32) -> i64 {
     let mut score = 0;
     if node.images.contains(&revision.runtime) {
         score += weight::IMAGE;
@@ -137,7 +183,15 @@ fn score(node: &NodeInput, revision: &RevisionInput) -> i64 {
         .free_memory_mib()
         .saturating_mul(weight::FREE_MEMORY.unsigned_abs());
     score += i64::try_from(free / node.memory_mib.max(1)).unwrap_or(weight::FREE_MEMORY);
-    score - i64::from(neighbours(node, revision)) * weight::NEIGHBOUR
+    let preferred = revision.rules.preferred.count_in(&node.labels);
+    score += i64::try_from(preferred).unwrap_or(0) * weight::PREFERRED;
+    let (of_node, of_zone) = match revision.rules.spread {
+        Spread::Auto => (weight::NEIGHBOUR, weight::ZONE_NEIGHBOUR),
+        Spread::Node => (weight::SPREAD, weight::ZONE_NEIGHBOUR),
+        // Nodes within the zone come after it, and still before everything else.
+        Spread::Zone => (weight::SPREAD, weight::SPREAD * 50),
+    };
+    score - i64::from(neighbours(node, revision)) * of_node - i64::from(in_zone) * of_zone
 }
 
 fn stems(node: &NodeInput, revision: &RevisionInput) -> u32 {
@@ -151,7 +205,13 @@ fn neighbours(node: &NodeInput, revision: &RevisionInput) -> u32 {
         .unwrap_or(0)
 }
 
-fn reason(node: &NodeInput, revision: &RevisionInput, feasible: usize, none: &NoRoom) -> String {
+fn reason(
+    node: &NodeInput,
+    revision: &RevisionInput,
+    in_zone: u32,
+    feasible: usize,
+    none: &NoRoom,
+) -> String {
     let start = if stems(node, revision) > 0 {
         "idle stem"
     } else if node.images.contains(&revision.runtime) {
@@ -164,13 +224,21 @@ fn reason(node: &NodeInput, revision: &RevisionInput, feasible: usize, none: &No
     } else {
         ""
     };
-    let spread = match neighbours(node, revision) {
+    let mut spread = match neighbours(node, revision) {
         0 => String::new(),
         n => format!(", beside {n} of its function"),
     };
+    if let Some(zone) = node.zone() {
+        spread.push_str(&format!(", zone {zone} with {in_zone} of it"));
+    }
+    match revision.rules.preferred.count_in(&node.labels) {
+        0 => {}
+        n => spread.push_str(&format!(", {n} preferred label(s)")),
+    }
     let mut others = format!("best of {feasible}");
     for (count, word) in [
         (none.full, "full"),
+        (none.mismatched, "without its labels"),
         (none.cordoned, "closed"),
         (none.gone, "gone"),
     ] {
@@ -244,6 +312,94 @@ mod tests {
             choose([closed, node("b")]).unwrap().1,
             "b: image there, 1024 MiB free; best of 1, 1 closed"
         );
+    }
+
+    fn in_zone(name: &str, zone: &str) -> NodeInput {
+        let mut node = node(name);
+        node.labels.insert("zone".to_owned(), zone.to_owned());
+        node
+    }
+
+    fn labels(key: &str, value: &str) -> coracle_model::Labels {
+        coracle_model::Labels::new([(key.to_owned(), value.to_owned())].into()).unwrap()
+    }
+
+    #[test]
+    fn required_labels_are_required_and_counted_where_they_lack() {
+        let mut wanted = revision(1, 1);
+        wanted.rules.required = labels("zone", "b");
+        let mut nodes: BTreeMap<_, _> = [
+            (node_id(1), in_zone("a", "a")),
+            (node_id(2), in_zone("b", "b")),
+        ]
+        .into();
+        let placed = place(&mut nodes, &wanted).unwrap();
+        assert_eq!(placed.node, node_id(2));
+        assert_eq!(
+            placed.reason,
+            "b: image there, 1024 MiB free, zone b with 0 of it; best of 1, 1 without its labels"
+        );
+        nodes.get_mut(&node_id(2)).unwrap().schedulable = false;
+        let none = place(&mut nodes, &wanted).unwrap_err();
+        assert_eq!((none.mismatched, none.cordoned), (1, 1));
+        assert!(
+            none.to_string()
+                .contains("1 closed to new instances, 1 without zone=b,"),
+            "{none}"
+        );
+    }
+
+    #[test]
+    fn preferred_labels_win_over_a_stem_and_not_over_an_image() {
+        let mut wanted = revision(1, 1);
+        wanted.rules.preferred = labels("zone", "a");
+        let prefers = |bare: bool| {
+            let mut near = in_zone("a", "a");
+            if bare {
+                near.images.clear();
+            }
+            let mut stem = in_zone("b", "b");
+            stem.stems.insert("python3.11".parse().unwrap(), 1);
+            let mut nodes: BTreeMap<_, _> = [(node_id(1), near), (node_id(2), stem)].into();
+            place(&mut nodes, &wanted).unwrap().node
+        };
+        assert_eq!(prefers(false), node_id(1));
+        assert_eq!(prefers(true), node_id(2));
+    }
+
+    /// Two nodes in zone a, one in zone b: where each of four instances goes.
+    fn spread(spread: Spread, change: impl FnOnce(&mut BTreeMap<NodeId, NodeInput>)) -> Vec<u128> {
+        let mut nodes: BTreeMap<_, _> = [
+            (node_id(1), in_zone("a1", "a")),
+            (node_id(2), in_zone("a2", "a")),
+            (node_id(3), in_zone("b1", "b")),
+        ]
+        .into();
+        change(&mut nodes);
+        let mut wanted = revision(1, 1);
+        wanted.rules.spread = spread;
+        let placed = (0..4).map(|_| place(&mut nodes, &wanted).unwrap().node.0.as_u128());
+        placed.collect()
+    }
+
+    #[test]
+    fn instances_are_spread_over_zones_and_nodes() {
+        assert_eq!(spread(Spread::Auto, |_| {}), [1, 3, 2, 3]);
+        assert_eq!(spread(Spread::Zone, |_| {}), [1, 3, 2, 3]);
+        let mut by_node = spread(Spread::Node, |_| {});
+        by_node.truncate(3);
+        by_node.sort_unstable();
+        assert_eq!(by_node, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_spread_that_is_asked_for_costs_slow_starts() {
+        let bare = |nodes: &mut BTreeMap<NodeId, NodeInput>| {
+            nodes.get_mut(&node_id(3)).unwrap().images.clear();
+        };
+        assert_eq!(spread(Spread::Auto, bare), [1, 2, 1, 2]);
+        assert_eq!(spread(Spread::Zone, bare), [1, 3, 2, 3]);
+        assert_eq!(spread(Spread::Node, bare)[..3], [1, 2, 3]);
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(crate) fn revision(function: u128, number: u32) -> RevisionInput {
         memory_mib: 128,
         cpu_millis: 250,
         concurrency: 1,
+        rules: Default::default(),
         failures: None,
     }
 }

@@ -124,7 +124,7 @@ pub(crate) fn activate(
         count = count.min(1_u32.saturating_sub(live));
     }
 
-    let input = spec::revision_input(serving, failures.as_ref());
+    let input = spec::revision_input(&record.function, serving, failures.as_ref());
     let mut refusal =
         (room == 0).then(|| (format!("at its maximum of {max} instances"), RETRY_SOON_MS));
     let mut started = 0;
@@ -132,6 +132,7 @@ pub(crate) fn activate(
         let placement = match choose(&memory.inputs, &input) {
             Ok(placement) => placement,
             Err(none) => {
+                memory.function(function).refused = Some((now, none.to_string()));
                 refusal = Some((none.to_string(), RETRY_NO_ROOM_MS));
                 break;
             }

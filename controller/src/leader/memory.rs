@@ -115,6 +115,8 @@ pub(crate) struct FunctionMemory {
     pub(crate) exits: VecDeque<ExitRecord>,
     /// Why there are fewer than wanted, while there are.
     pub(crate) shortage: Option<String>,
+    /// When an activation last found no room, and why.
+    pub(crate) refused: Option<(Timestamp, String)>,
     /// Counts changes that a plan under way does not know of.
     pub(crate) version: u64,
     pub(crate) instances: BTreeSet<InstanceId>,

@@ -212,6 +212,7 @@ fn minimum(min: u32) -> Body {
         disabled: None,
         scale_min: Some(min),
         scale_max: None,
+        placement: None,
         settings: Default::default(),
         task: None,
     })))

@@ -61,7 +61,7 @@ impl Memory {
         view.functions().find(|record| {
             let function = &record.function;
             let revision = record.serving().unwrap_or_else(|| record.latest());
-            let input = spec::revision_input(revision, None);
+            let input = spec::revision_input(function, revision, None);
             function.scale.min() > 0
                 && !function.disabled
                 && is_last_home(&self.inputs, node, &input)

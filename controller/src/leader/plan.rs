@@ -196,7 +196,7 @@ fn function_input(memory: &Memory, record: &FunctionRecord) -> FunctionInput {
     let candidate = (latest.stage == Stage::Deploying).then(|| {
         let deploy = memory.deploys.get(&latest.id);
         CandidateInput {
-            revision: spec::revision_input(latest, memory.failures.get(&latest.id)),
+            revision: spec::revision_input(function, latest, memory.failures.get(&latest.id)),
             since: deploy.map_or(latest.updated_at, |deploy| deploy.since),
             proved_at: deploy.and_then(|deploy| deploy.proved_at),
         }
@@ -210,7 +210,7 @@ fn function_input(memory: &Memory, record: &FunctionRecord) -> FunctionInput {
     FunctionInput {
         disabled: function.disabled,
         scale: function.scale,
-        serving: serving.map(|s| spec::revision_input(s, memory.failures.get(&s.id))),
+        serving: serving.map(|s| spec::revision_input(function, s, memory.failures.get(&s.id))),
         candidate,
         former: former.filter(|id| Some(*id) != function.serving).collect(),
         demand: known.map(|f| f.demand.clone()).unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! From what is replicated to what an instance, a plan or a route needs.
 
-use coracle_model::{InstanceId, InstanceSpec, Revision, RevisionId};
+use coracle_model::{Function, InstanceId, InstanceSpec, Revision, RevisionId};
 use coracle_planner::{Failures, RevisionInput};
 use coracle_state::View;
 
@@ -36,7 +36,11 @@ pub(crate) fn instance_spec(
     })
 }
 
-pub(crate) fn revision_input(revision: &Revision, failures: Option<&Failures>) -> RevisionInput {
+pub(crate) fn revision_input(
+    function: &Function,
+    revision: &Revision,
+    failures: Option<&Failures>,
+) -> RevisionInput {
     let settings = &revision.settings;
     RevisionInput {
         id: revision.id,
@@ -44,6 +48,7 @@ pub(crate) fn revision_input(revision: &Revision, failures: Option<&Failures>) -
         memory_mib: settings.memory.mib(),
         cpu_millis: settings.cpu.get(),
         concurrency: settings.concurrency.get(),
+        rules: function.placement.clone(),
         failures: failures.cloned(),
     }
 }
@@ -56,6 +61,7 @@ pub(crate) fn size_of(spec: &InstanceSpec) -> RevisionInput {
         memory_mib: spec.memory.mib(),
         cpu_millis: spec.cpu.get(),
         concurrency: spec.concurrency.get(),
+        rules: Default::default(),
         failures: None,
     }
 }

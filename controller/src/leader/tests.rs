@@ -71,6 +71,7 @@ pub(super) fn view_with(more: Vec<Body>) -> View {
         keys: Vec::new(),
         disabled: false,
         scale: ScaleBounds::new(0, 3).unwrap(),
+        placement: Default::default(),
         settings: RevisionSettings {
             runtime: "python3.11".parse().unwrap(),
             runtime_requested: "python3.11".into(),

@@ -373,6 +373,7 @@ pub fn create(name: &str, code: Digest, scale: ScaleBounds) -> (Operation, TaskI
         keys: Vec::new(),
         disabled: false,
         scale,
+        placement: Default::default(),
         settings: RevisionSettings {
             runtime: "python3.11".parse().unwrap(),
             runtime_requested: "python3.11".into(),
@@ -404,6 +405,7 @@ pub fn update(name: &str, change: impl FnOnce(&mut UpdateFunction)) -> (Operatio
         disabled: None,
         scale_min: None,
         scale_max: None,
+        placement: None,
         settings: SettingsPatch::default(),
         task: Some(task),
     };

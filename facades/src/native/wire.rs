@@ -44,6 +44,39 @@ pub(crate) struct Scale {
     pub(crate) max: u32,
 }
 
+/// What instances are spread over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Spread {
+    /// Nodes and zones, where that costs no slow start.
+    Auto,
+    /// Nodes, before anything else.
+    Node,
+    /// Zones (the node label `zone`), before anything else.
+    Zone,
+}
+
+/// On which nodes instances run. Replaces the whole of what was set before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PlacementChange)]
+pub(crate) struct PlacementChange {
+    /// Labels that a node must have.
+    pub(crate) required: Option<BTreeMap<String, String>>,
+    /// Labels that a node should rather have.
+    pub(crate) preferred: Option<BTreeMap<String, String>>,
+    /// `auto` if absent.
+    pub(crate) spread: Option<Spread>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Placement)]
+pub(crate) struct Placement {
+    pub(crate) required: BTreeMap<String, String>,
+    pub(crate) preferred: BTreeMap<String, String>,
+    pub(crate) spread: Spread,
+}
+
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = CreateFunction)]
@@ -77,6 +110,8 @@ pub(crate) struct CreateFunction {
     /// 0 and 10 if absent.
     #[schema(value_type = Option<ScaleChange>)]
     pub(crate) scale: Option<Object<ScaleChange>>,
+    #[schema(value_type = Option<PlacementChange>)]
+    pub(crate) placement: Option<Object<PlacementChange>>,
     /// Calls must present a live key that is bound to the function.
     pub(crate) key_required: Option<bool>,
     /// Names of keys to bind.
@@ -107,6 +142,8 @@ pub(crate) struct PatchFunction {
     pub(crate) network: Option<Network>,
     #[schema(value_type = Option<ScaleChange>)]
     pub(crate) scale: Option<Object<ScaleChange>>,
+    #[schema(value_type = Option<PlacementChange>)]
+    pub(crate) placement: Option<Object<PlacementChange>>,
     pub(crate) key_required: Option<bool>,
     pub(crate) keys: Option<Vec<String>>,
     pub(crate) disabled: Option<bool>,
@@ -153,6 +190,7 @@ pub(crate) struct Function {
     pub(crate) concurrency: u32,
     pub(crate) network: Network,
     pub(crate) scale: Scale,
+    pub(crate) placement: Placement,
     pub(crate) key_required: bool,
     pub(crate) keys: Vec<String>,
     pub(crate) disabled: bool,

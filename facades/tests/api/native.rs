@@ -41,6 +41,7 @@ async fn function_has_all_members() {
             "concurrency": 1,
             "network": "egress",
             "scale": {"min": 0, "max": 10},
+            "placement": {"required": {}, "preferred": {}, "spread": "auto"},
             "key_required": false,
             "keys": [],
             "disabled": false,
@@ -317,6 +318,47 @@ async fn keys_are_bound_patched_and_read() {
         (&json!(true), &Value::Null, &functions)
     );
     assert_eq!(server.get(list).await.ok()["items"], json!([now]));
+}
+
+#[tokio::test]
+async fn placement_is_kept_replaced_as_a_whole_and_makes_no_revision() {
+    let server = native::with_hello().await;
+    let given = json!({"required": {"disk": "ssd"}, "preferred": {"zone": "a"}, "spread": "zone"});
+    let set = server
+        .patch(native::HELLO, json!({"placement": given}))
+        .await
+        .ok();
+    assert_eq!(
+        (&set["placement"], &set["revision"]["number"]),
+        (&given, &json!(1))
+    );
+    let kept = server
+        .patch(native::HELLO, json!({"description": "x"}))
+        .await
+        .ok();
+    assert_eq!(kept["placement"], given);
+    let other = json!({"placement": {"spread": "node"}});
+    let replaced = server.patch(native::HELLO, other).await.ok();
+    let expected = json!({"required": {}, "preferred": {}, "spread": "node"});
+    assert_eq!(replaced["placement"], expected);
+    for (placement, field) in [
+        (json!({"required": {"a b": "c"}}), "placement.required.a b"),
+        (json!({"preferred": {"a": "b/c"}}), "placement.preferred.a"),
+        (json!({"spread": "rack"}), "placement.spread"),
+        (json!({"require": {}}), "placement.require"),
+    ] {
+        let answer = server
+            .patch(native::HELLO, json!({"placement": placement}))
+            .await;
+        assert_eq!(
+            answer.status,
+            StatusCode::BAD_REQUEST,
+            "{field}: {}",
+            answer.text
+        );
+        assert_eq!(answer.json()["field"], field);
+    }
+    assert_eq!(server.get(native::HELLO).await.ok()["placement"], expected);
 }
 
 fn running() -> FunctionRuntimeView {

@@ -1,6 +1,8 @@
 //! Functions and revisions.
 
-use coracle_model::{Function, FunctionId, Revision, RevisionId, Stage, Timestamp};
+use coracle_model::{
+    Function, FunctionId, PlacementRules, Revision, RevisionId, Spread, Stage, Timestamp,
+};
 
 use super::{ConvertError, Wire, optional, required, settings::instance_env};
 use crate::v1;
@@ -47,6 +49,7 @@ impl From<Function> for v1::Function {
             serving: value.serving.map(|revision| revision.number),
             created_at: value.created_at.0,
             updated_at: value.updated_at.0,
+            placement: unless_default(value.placement),
         }
     }
 }
@@ -65,6 +68,7 @@ impl TryFrom<v1::Function> for Function {
             key_required: value.key_required,
             disabled: value.disabled,
             scale: required("scale", value.scale)?,
+            placement: optional("placement", value.placement)?.unwrap_or_default(),
             latest: revision("latest", id, value.latest)?,
             serving: value
                 .serving
@@ -72,6 +76,46 @@ impl TryFrom<v1::Function> for Function {
                 .transpose()?,
             created_at: Timestamp(value.created_at),
             updated_at: Timestamp(value.updated_at),
+        })
+    }
+}
+
+/// Absent where nothing is asked for, as it was before there were rules.
+pub(super) fn unless_default(rules: PlacementRules) -> Option<v1::Placement> {
+    (!rules.is_default()).then(|| rules.into())
+}
+
+impl From<PlacementRules> for v1::Placement {
+    fn from(value: PlacementRules) -> Self {
+        use v1::placement::Spread as Wired;
+        let spread = match value.spread {
+            Spread::Auto => Wired::Auto,
+            Spread::Node => Wired::Node,
+            Spread::Zone => Wired::Zone,
+        };
+        Self {
+            required: value.required.into(),
+            preferred: value.preferred.into(),
+            spread: spread.into(),
+        }
+    }
+}
+
+impl TryFrom<v1::Placement> for PlacementRules {
+    type Error = ConvertError;
+    fn try_from(value: v1::Placement) -> Result<Self, ConvertError> {
+        use v1::placement::Spread as Wired;
+        let spread = Wired::try_from(value.spread).map_err(|_| {
+            ConvertError::new("spread", format_args!("unknown value {}", value.spread))
+        })?;
+        Ok(Self {
+            required: Wire::from_wire("required", value.required)?,
+            preferred: Wire::from_wire("preferred", value.preferred)?,
+            spread: match spread {
+                Wired::Auto => Spread::Auto,
+                Wired::Node => Spread::Node,
+                Wired::Zone => Spread::Zone,
+            },
         })
     }
 }

@@ -8,7 +8,7 @@ use coracle_model::{
     operation::{CreateFunction, CreateNamespace, SettingsPatch, UpdateFunction, UpdateNamespace},
 };
 
-use super::{ConvertError, Wire, enumeration, optional, required};
+use super::{ConvertError, Wire, enumeration, function::unless_default, optional, required};
 use crate::v1::{self, operation::Kind};
 
 impl From<Operation> for v1::Operation {
@@ -213,6 +213,7 @@ impl From<CreateFunction> for v1::CreateFunction {
             scale: Some(value.scale.into()),
             settings: Some(value.settings.into()),
             task: value.task.to_wire(),
+            placement: unless_default(value.placement),
         }
     }
 }
@@ -230,6 +231,7 @@ impl TryFrom<v1::CreateFunction> for CreateFunction {
             keys: Wire::from_wire("keys", value.keys)?,
             disabled: value.disabled,
             scale: required("scale", value.scale)?,
+            placement: optional("placement", value.placement)?.unwrap_or_default(),
             settings: required("settings", value.settings)?,
             task: Wire::from_wire("task", value.task)?,
         })
@@ -252,6 +254,7 @@ impl From<UpdateFunction> for v1::UpdateFunction {
             scale_max: value.scale_max,
             settings: Some(value.settings.into()),
             task: value.task.to_wire(),
+            placement: value.placement.map(Into::into),
         }
     }
 }
@@ -269,6 +272,7 @@ impl TryFrom<v1::UpdateFunction> for UpdateFunction {
             disabled: value.disabled,
             scale_min: value.scale_min,
             scale_max: value.scale_max,
+            placement: optional("placement", value.placement)?,
             settings: required("settings", value.settings)?,
             task: Wire::from_wire("task", value.task)?,
         })

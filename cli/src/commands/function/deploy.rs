@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     api::{Api, escape, refuse_errors},
-    commands::{function_path, parse_env},
+    commands::{function_path, parse_env, parse_pairs},
     error::CliError,
     output::{Output, text},
 };
@@ -69,6 +69,15 @@ pub(crate) struct Deploy {
     /// egress or none
     #[arg(long)]
     network: Option<String>,
+    /// Run only on nodes with this label, KEY=VALUE; may be repeated. Replaces those set before
+    #[arg(long, value_name = "K=V")]
+    node_label: Vec<String>,
+    /// Rather run on nodes with this label, KEY=VALUE; may be repeated. Replaces those set before
+    #[arg(long, value_name = "K=V")]
+    prefer: Vec<String>,
+    /// Spread over nodes or zones before anything else: auto, node or zone
+    #[arg(long)]
+    spread: Option<String>,
     /// Callers must present a key (`coracle key create`)
     #[arg(long)]
     require_key: Option<bool>,
@@ -92,6 +101,9 @@ impl Deploy {
             Err(error) => return Err(error),
         };
         let mut body = self.body()?;
+        if let Some(placement) = self.placement(existing.as_ref())? {
+            body.insert("placement".to_owned(), placement);
+        }
         // A runtime goes along in an update too: the server refuses another one than the function has.
         let stored = if existing.is_some() {
             api.json(Method::PATCH, &path, Some(&Value::Object(body)))
@@ -125,6 +137,27 @@ impl Deploy {
         let done = wait_until_final(api, &path, revision, deadline).await?;
         self.output
             .print(&done, |done| outln!("{}", text(done, "/endpoint")))
+    }
+
+    /// What is not given stays as it is: the server replaces the whole.
+    fn placement(&self, existing: Option<&Value>) -> Result<Option<Value>, CliError> {
+        if self.node_label.is_empty() && self.prefer.is_empty() && self.spread.is_none() {
+            return Ok(None);
+        }
+        let before = existing.and_then(|function| function.get("placement"));
+        let mut placement = before.cloned().unwrap_or_else(|| json!({}));
+        for (key, flag, labels) in [
+            ("required", "--node-label", &self.node_label),
+            ("preferred", "--prefer", &self.prefer),
+        ] {
+            if !labels.is_empty() {
+                placement[key] = json!(parse_pairs(flag, labels)?);
+            }
+        }
+        if let Some(spread) = &self.spread {
+            placement["spread"] = spread.clone().into();
+        }
+        Ok(Some(placement))
     }
 
     fn body(&self) -> Result<Map<String, Value>, CliError> {

@@ -50,6 +50,7 @@ impl Change<'_> {
             key_required: create.key_required,
             disabled: create.disabled,
             scale: create.scale,
+            placement: create.placement,
             latest: first,
             serving: None,
             created_at: self.at,
@@ -118,6 +119,7 @@ impl Change<'_> {
             key_required: update.key_required.unwrap_or(before.key_required),
             disabled: update.disabled.unwrap_or(before.disabled),
             scale,
+            placement: update.placement.unwrap_or_else(|| before.placement.clone()),
             ..before.clone()
         };
         let mut changed = after != before;

@@ -217,6 +217,7 @@ pub(crate) fn create_function(n: u128, name: &str) -> CreateFunction {
         keys: vec![],
         disabled: false,
         scale: ScaleBounds::new(0, 10).unwrap(),
+        placement: Default::default(),
         settings: settings(name),
         task: Some(task_id(n)),
     }
@@ -233,6 +234,7 @@ pub(crate) fn update(name: &str) -> UpdateFunction {
         disabled: None,
         scale_min: None,
         scale_max: None,
+        placement: None,
         settings: SettingsPatch::default(),
         task: None,
     }

@@ -6,8 +6,8 @@
 use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use coracle_model::{
-    ComponentRole, FunctionId, Labels, MemberId, NodeId, Operation, ProjectId, RevisionId,
-    SecretHash, Timestamp, TokenId, TokenRole, WriteId,
+    ComponentRole, FunctionId, Labels, MemberId, NodeId, Operation, PlacementRules, ProjectId,
+    RevisionId, SecretHash, Spread, Timestamp, TokenId, TokenRole, WriteId,
     cluster::Admission,
     operation::{
         CreateFunction, CreateNamespace, CreateToken, SettingsPatch, UpdateFunction, UpdateKey,
@@ -84,6 +84,7 @@ fn name(body: &Body) -> &'static str {
 fn later() -> Vec<(&'static str, Vec<Body>)> {
     vec![
         ("snapshot_nodes.bin", nodes()),
+        ("snapshot_placement.bin", placement()),
         ("snapshot_cluster.bin", of_cluster()),
     ]
 }
@@ -107,6 +108,41 @@ fn of_cluster() -> Vec<Body> {
         Body::Operation(Operation::RevokeJoinToken {
             id: TokenId(Uuid::from_u128(3)),
         }),
+    ]
+}
+
+/// Rules of where instances go: in a create, and in an update that takes them away again.
+fn placement() -> Vec<Body> {
+    let labels =
+        |key: &str, value: &str| Labels::new([(key.to_owned(), value.to_owned())].into()).unwrap();
+    let rules = |spread| PlacementRules {
+        required: labels("disk", "ssd"),
+        preferred: labels("zone", "a"),
+        spread,
+    };
+    let create = |n, name: &str, spread| CreateFunction {
+        placement: rules(spread),
+        ..create_function(n, name)
+    };
+    vec![
+        Body::Operation(Operation::CreateFunction(Box::new(create(
+            60,
+            "a",
+            Spread::Zone,
+        )))),
+        Body::Operation(Operation::CreateFunction(Box::new(create(
+            61,
+            "b",
+            Spread::Node,
+        )))),
+        Body::Operation(change(UpdateFunction {
+            placement: Some(PlacementRules::default()),
+            ..update("b")
+        })),
+        Body::Operation(change(UpdateFunction {
+            placement: Some(rules(Spread::Auto)),
+            ..update("hello")
+        })),
     ]
 }
 
@@ -291,7 +327,7 @@ fn recorded_commands_are_read_and_still_written_so() {
     seen.insert("snapshot.bin".to_owned());
     seen.extend(self::later().into_iter().map(|(name, _)| name.to_owned()));
     assert_eq!(files, seen);
-    assert_eq!(seen.len(), 21 + 5 + 7);
+    assert_eq!(seen.len(), 21 + 6 + 7);
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub(crate) fn change(
             disabled: given.disabled,
             scale_min,
             scale_max,
+            placement: None,
             settings: SettingsPatch {
                 handler: given
                     .main_method

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use coracle_model::{
     Concurrency, Convention, Digest, Env, FunctionId, FunctionName, FunctionRef, Handler, Invalid,
-    NamespaceName, Network, ProjectId, RevisionSettings, RuntimeName, ScaleBounds, Source, TaskId,
-    Timeout, limits, operation, query::FunctionView,
+    NamespaceName, Network, PlacementRules, ProjectId, RevisionSettings, RuntimeName, ScaleBounds,
+    Source, TaskId, Timeout, limits, operation, query::FunctionView,
 };
 
 use super::{
@@ -113,6 +113,7 @@ impl NewFunction {
             keys: self.keys,
             disabled: self.disabled,
             scale: self.scale,
+            placement: PlacementRules::default(),
             settings: RevisionSettings {
                 runtime: self.runtime,
                 runtime_requested: self.runtime_requested,

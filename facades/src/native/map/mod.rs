@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use coracle_model::{
     Concurrency, Digest, Env, FunctionId, FunctionName, FunctionRef, Handler, Invalid, KeyName,
-    Memory, MilliCpu, NamespaceName, ProjectId, RevisionSettings, RuntimeName, ScaleBounds, Source,
-    Timeout, Timestamp, limits,
+    Labels, Memory, MilliCpu, NamespaceName, PlacementRules, ProjectId, RevisionSettings,
+    RuntimeName, ScaleBounds, Source, Spread, Timeout, Timestamp, limits,
     operation::{self, SettingsPatch},
     query::FunctionView,
 };
@@ -70,6 +70,25 @@ fn scale(given: wire::ScaleChange, min: u32, max: u32) -> Result<ScaleBounds, In
         bound("scale.min", given.min, min)?,
         bound("scale.max", given.max, max)?,
     )
+}
+
+fn placement(given: wire::PlacementChange) -> Result<PlacementRules, Invalid> {
+    let labels = |field: &str, given: Option<BTreeMap<String, String>>| {
+        Labels::new(given.unwrap_or_default()).map_err(|invalid| {
+            let key = invalid.field.strip_prefix("labels").unwrap_or_default();
+            let field = format!("placement.{field}{key}");
+            invalid.at(field)
+        })
+    };
+    Ok(PlacementRules {
+        required: labels("required", given.required)?,
+        preferred: labels("preferred", given.preferred)?,
+        spread: match given.spread {
+            None | Some(wire::Spread::Auto) => Spread::Auto,
+            Some(wire::Spread::Node) => Spread::Node,
+            Some(wire::Spread::Zone) => Spread::Zone,
+        },
+    })
 }
 
 fn handler(entry: String, convention: wire::Convention) -> Result<Handler, Invalid> {
@@ -140,6 +159,7 @@ pub(crate) struct NewFunction {
     key_required: bool,
     disabled: bool,
     scale: ScaleBounds,
+    placement: PlacementRules,
 }
 
 /// [`RevisionSettings`] without the texts.
@@ -213,6 +233,7 @@ impl NewFunction {
             key_required: given.key_required.unwrap_or(false),
             disabled: given.disabled.unwrap_or(false),
             scale: scale(given.scale.unwrap_or_default().0, 0, SCALE_MAX_DEFAULT)?,
+            placement: placement(given.placement.unwrap_or_default().0)?,
         })
     }
 
@@ -238,6 +259,7 @@ impl NewFunction {
             keys: self.keys,
             disabled: self.disabled,
             scale: self.scale,
+            placement: self.placement,
             settings: RevisionSettings {
                 runtime: settings.runtime,
                 runtime_requested: settings.runtime_requested,
@@ -318,6 +340,10 @@ pub(crate) fn change(given: wire::PatchFunction, view: &FunctionView) -> Result<
             disabled: given.disabled,
             scale_min: bound(given_scale.and_then(|scale| scale.min)),
             scale_max: bound(given_scale.and_then(|scale| scale.max)),
+            placement: given
+                .placement
+                .map(|Object(given)| placement(given))
+                .transpose()?,
             settings: SettingsPatch {
                 handler,
                 env: given.env.map(Env::new).transpose()?,

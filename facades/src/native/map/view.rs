@@ -1,7 +1,7 @@
 //! Answers.
 
 use coracle_model::{
-    FunctionKey, FunctionRef, InstanceState, LogLine, LogStream, Stage, Timestamp,
+    FunctionKey, FunctionRef, InstanceState, LogLine, LogStream, Spread, Stage, Timestamp,
     query::{Decision, ExitRecord, FunctionView, InstanceView},
 };
 
@@ -35,6 +35,15 @@ pub(crate) fn function(view: &FunctionView, endpoint: String) -> wire::Function 
         scale: wire::Scale {
             min: function.scale.min(),
             max: function.scale.max(),
+        },
+        placement: wire::Placement {
+            required: function.placement.required.clone().into(),
+            preferred: function.placement.preferred.clone().into(),
+            spread: match function.placement.spread {
+                Spread::Auto => wire::Spread::Auto,
+                Spread::Node => wire::Spread::Node,
+                Spread::Zone => wire::Spread::Zone,
+            },
         },
         key_required: function.key_required,
         keys: view.keys.iter().map(ToString::to_string).collect(),

@@ -1,8 +1,8 @@
 use coracle_model::{
     BuildOutput, ComponentRole, Convention, Env, Function, FunctionKey, Handler, InstanceSpec,
-    InstanceState, Invalid, JoinToken, LogLine, LogStream, Network, Operation, ProjectId, Refusal,
-    Revision, RevisionSettings, ScaleBounds, Stage, Stamp, Task, TaskId, TaskState, Timestamp,
-    Token, TokenId, TokenRole,
+    InstanceState, Invalid, JoinToken, LogLine, LogStream, Network, Operation, PlacementRules,
+    ProjectId, Refusal, Revision, RevisionSettings, ScaleBounds, Spread, Stage, Stamp, Task,
+    TaskId, TaskState, Timestamp, Token, TokenId, TokenRole,
     cluster::Admission,
     node::{Node, NodeChange, NodeRecord, NodeState, Resources},
     operation::{SettingsPatch, UpdateFunction, UpdateKey, UpdateNamespace},
@@ -84,6 +84,16 @@ fn settings() {
 fn functions_and_revisions() {
     comes_back::<v1::RevisionId, _>(s::revision_id());
     comes_back::<v1::Function, _>(s::function());
+    comes_back::<v1::Function, _>(Function {
+        placement: Default::default(),
+        ..s::function()
+    });
+    for spread in [Spread::Auto, Spread::Node] {
+        comes_back::<v1::Placement, _>(PlacementRules {
+            spread,
+            ..s::placement()
+        });
+    }
     comes_back::<v1::Function, _>(Function {
         serving: None,
         ..s::function()
@@ -304,6 +314,7 @@ fn what_an_update_does_not_give_stays_not_given() {
         disabled: None,
         scale_min: None,
         scale_max: None,
+        placement: Some(Default::default()),
         settings: SettingsPatch::default(),
         task: None,
         ..o::update_function()

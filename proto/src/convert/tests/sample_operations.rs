@@ -11,7 +11,7 @@ use coracle_model::{
     },
 };
 
-use super::samples::{annotations, env, function_ref, settings, uuid};
+use super::samples::{annotations, env, function_ref, placement, settings, uuid};
 
 pub(super) fn create_namespace() -> CreateNamespace {
     CreateNamespace {
@@ -45,6 +45,7 @@ pub(super) fn create_function() -> CreateFunction {
         keys: vec!["ci".parse().unwrap()],
         disabled: true,
         scale: ScaleBounds::new(0, 5).unwrap(),
+        placement: placement(),
         settings: settings(),
         task: Some(TaskId(uuid(5))),
     }
@@ -77,6 +78,7 @@ pub(super) fn update_function() -> UpdateFunction {
         disabled: Some(false),
         scale_min: Some(0),
         scale_max: Some(5),
+        placement: Some(placement()),
         settings: settings_patch(),
         task: Some(TaskId(uuid(5))),
     }

@@ -6,9 +6,9 @@ use coracle_model::{
     BuildOutput, ComponentRole, Concurrency, Convention, Digest, Env, ExitReason, Function,
     FunctionId, FunctionKey, FunctionRef, Handler, InstanceId, InstanceSpec, InstanceState,
     JoinToken, KeyId, Labels, LogLine, LogStream, Member, MemberId, Memory, MilliCpu, Namespace,
-    NamespaceId, Network, NodeId, Project, ProjectId, Revision, RevisionId, RevisionSettings,
-    RuntimeName, ScaleBounds, SecretHash, Source, Stage, Stamp, Task, TaskId, TaskState, Timeout,
-    Timestamp, Token, TokenId, TokenRole,
+    NamespaceId, Network, NodeId, PlacementRules, Project, ProjectId, Revision, RevisionId,
+    RevisionSettings, RuntimeName, ScaleBounds, SecretHash, Source, Spread, Stage, Stamp, Task,
+    TaskId, TaskState, Timeout, Timestamp, Token, TokenId, TokenRole,
     cluster::{Admission, ClusterSecrets},
     node::{Node, NodeDrain, NodeRecord, NodeState, Resources},
     query::{Decision, ExitRecord, FunctionView, InstanceView, NodeInstance, NodeView},
@@ -105,6 +105,16 @@ pub(super) fn revision() -> Revision {
     }
 }
 
+pub(super) fn placement() -> PlacementRules {
+    let one =
+        |key: &str, value: &str| Labels::new([(key.to_owned(), value.to_owned())].into()).unwrap();
+    PlacementRules {
+        required: one("disk", "ssd"),
+        preferred: one("zone", "a"),
+        spread: Spread::Zone,
+    }
+}
+
 pub(super) fn function() -> Function {
     Function {
         id: FunctionId(uuid(1)),
@@ -116,6 +126,7 @@ pub(super) fn function() -> Function {
         key_required: true,
         disabled: true,
         scale: ScaleBounds::new(1, 5).unwrap(),
+        placement: placement(),
         latest: revision_id(),
         serving: Some(RevisionId {
             number: 2,
