@@ -72,6 +72,15 @@ pub(crate) struct RawSettings {
     /// Seconds that a silent node's instances count as alive before they are replaced [default: 15]
     #[arg(long, env = "CORACLE_NODE_GRACE", value_name = "SECONDS")]
     pub(crate) node_grace: Option<u32>,
+    /// Told by HTTP POST when room for instances is short or nodes are idle: http://host/path
+    #[arg(long, env = "CORACLE_CAPACITY_WEBHOOK", value_name = "URL")]
+    pub(crate) capacity_webhook: Option<String>,
+    /// Seconds of missing instances until the webhook is told [default: 30]
+    #[arg(long, env = "CORACLE_CAPACITY_SHORT_AFTER", value_name = "SECONDS")]
+    pub(crate) capacity_short_after: Option<u32>,
+    /// Seconds that a node has run nothing until the webhook is told [default: 600]
+    #[arg(long, env = "CORACLE_CAPACITY_IDLE_AFTER", value_name = "SECONDS")]
+    pub(crate) capacity_idle_after: Option<u32>,
     /// This node's name [default: the host name]
     #[arg(long, env = "CORACLE_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
@@ -187,6 +196,9 @@ impl RawSettings {
             panic_window,
             stems,
             node_grace,
+            capacity_webhook,
+            capacity_short_after,
+            capacity_idle_after,
             node_name,
             label,
             driver,
@@ -250,6 +262,9 @@ pub(crate) struct Settings {
     pub(crate) panic_window: Duration,
     pub(crate) stems: u32,
     pub(crate) node_grace: Duration,
+    pub(crate) capacity_webhook: Option<http::Uri>,
+    pub(crate) capacity_short_after: Duration,
+    pub(crate) capacity_idle_after: Duration,
     pub(crate) node_name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) driver: Driver,
@@ -272,6 +287,8 @@ const IDLE_AFTER: u32 = 60;
 const STABLE_WINDOW: u32 = 60;
 const PANIC_WINDOW: u32 = 6;
 const NODE_GRACE: u32 = 15;
+const SHORT_AFTER: u32 = 30;
+const IDLE_NODE_AFTER: u32 = 600;
 const GRACE: u32 = 30;
 const MAX_BODY: u64 = 6 * 1024 * 1024;
 
@@ -350,6 +367,16 @@ impl Settings {
                 "public-url: {url:?} must start with http:// or https://"
             ));
         }
+        let capacity_webhook = raw.capacity_webhook.as_deref().and_then(|text| {
+            let url = text.parse::<http::Uri>().ok();
+            let url = url.filter(|url| url.scheme_str() == Some("http") && url.host().is_some());
+            if url.is_none() {
+                errors.push(format!(
+                    "capacity-webhook: {text:?} is not of the form http://host:port/path"
+                ));
+            }
+            url
+        });
         let base_domain = raw
             .base_domain
             .map(|d| d.trim_matches('.').to_ascii_lowercase());
@@ -429,6 +456,9 @@ impl Settings {
             panic_window: seconds(raw.panic_window, PANIC_WINDOW),
             stems: raw.stems.unwrap_or(4),
             node_grace: seconds(raw.node_grace, NODE_GRACE),
+            capacity_webhook,
+            capacity_short_after: seconds(raw.capacity_short_after, SHORT_AFTER),
+            capacity_idle_after: seconds(raw.capacity_idle_after, IDLE_NODE_AFTER),
             node_name: raw.node_name.unwrap_or_else(host_name),
             labels,
             driver,

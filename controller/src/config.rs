@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use coracle_base::{Address, Clock, SystemClock};
 use coracle_model::limits;
-use coracle_planner::{BackoffConfig, PlannerConfig};
+use coracle_planner::{BackoffConfig, CapacityConfig, PlannerConfig};
 use coracle_replica::SnapshotPolicy;
 
 use crate::{artifacts::StoreUrl, cluster::Identity, peers::PeerTable};
@@ -72,6 +72,8 @@ pub struct LeaderConfig {
     pub cpu_overcommit_percent: u32,
     /// Memory may be promised this many times over, in percent.
     pub memory_overcommit_percent: u32,
+    /// Who is told when room is short or nodes are idle.
+    pub webhook: Option<Webhook>,
     pub builds_per_node: usize,
     /// From the order to the result; the agent's own limits are tighter.
     pub build_deadline: Duration,
@@ -92,6 +94,27 @@ pub struct LeaderConfig {
     pub build_log_max_bytes: u64,
 }
 
+/// Where capacity notices go, by plain HTTP.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    pub url: http::Uri,
+    pub capacity: CapacityConfig,
+    /// Between attempts: the first wait, doubling up to the last.
+    pub retry_first: Duration,
+    pub retry_most: Duration,
+}
+
+impl Webhook {
+    pub fn new(url: http::Uri) -> Self {
+        Self {
+            url,
+            capacity: CapacityConfig::default(),
+            retry_first: Duration::from_secs(1),
+            retry_most: Duration::from_secs(60),
+        }
+    }
+}
+
 impl Default for LeaderConfig {
     fn default() -> Self {
         Self {
@@ -101,6 +124,7 @@ impl Default for LeaderConfig {
             node_grace: Duration::from_secs(15),
             cpu_overcommit_percent: 1_000,
             memory_overcommit_percent: 100,
+            webhook: None,
             builds_per_node: 2,
             build_deadline: Duration::from_secs(30 * 60),
             build_attempts: 3,

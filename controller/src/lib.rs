@@ -26,9 +26,11 @@ mod peers;
 pub mod testing;
 
 pub use cluster::{ClusterError, Founded, Founder, Identity};
-pub use config::{Config, LeaderConfig, RaftPace};
+pub use config::{Config, LeaderConfig, RaftPace, Webhook};
 pub use controller::{BootstrapError, BuildError, Controller, FoundError, RunError, Status};
-pub use coracle_planner::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
+pub use coracle_planner::{
+    BackoffConfig, CapacityConfig, PlannerConfig, ScalingConfig, StemConfig,
+};
 pub use coracle_replica::{
     ChangeError, ChangeRefused, Member, Members, Progress, ReadError, SnapshotPolicy,
 };

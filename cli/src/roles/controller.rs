@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_base::{Address, Clock, Shutdown, SystemClock};
-use coracle_controller::{Config, Controller};
+use coracle_controller::{Config, Controller, Webhook};
 use coracle_model::{Timestamp, Token};
 
 use crate::{
@@ -63,6 +63,12 @@ pub(crate) fn config(
     scaling.panic_window_ms = millis(settings.panic_window);
     config.planner.stems.per_runtime = settings.stems;
     config.leader.node_grace = settings.node_grace;
+    config.leader.webhook = settings.capacity_webhook.clone().map(|url| {
+        let mut hook = Webhook::new(url);
+        hook.capacity.short_after_ms = millis(settings.capacity_short_after);
+        hook.capacity.idle_after_ms = millis(settings.capacity_idle_after);
+        hook
+    });
     Ok(config)
 }
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod capacity;
 pub mod config;
 pub mod demand;
 pub mod drain;
@@ -26,6 +27,7 @@ mod test_support;
 mod tests;
 
 pub use backoff::Failures;
+pub use capacity::{CapacityConfig, CapacityWatch, Notice};
 pub use config::{BackoffConfig, PlannerConfig, ScalingConfig, StemConfig};
 pub use demand::{Demand, DemandSample, GatewayId};
 pub use drain::is_last_home;

@@ -20,6 +20,7 @@ mod spec;
 pub(crate) mod term;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -49,4 +50,10 @@ pub(crate) fn spawn(core: &Arc<Core>, shutdown: &Shutdown) {
         "leader: members",
         members::run(Arc::clone(core), shutdown.clone()),
     );
+    if let Some(hook) = core.config.webhook.clone() {
+        shutdown.spawn(
+            "leader: webhook",
+            webhook::run(Arc::clone(core), hook, shutdown.clone()),
+        );
+    }
 }

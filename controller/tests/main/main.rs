@@ -16,3 +16,4 @@ mod lifecycle;
 mod nodes;
 mod restart;
 mod running;
+mod webhook;
