@@ -9,7 +9,7 @@ use std::{
 };
 
 use coracle_base::{Incoming, Shutdown};
-use coracle_identity::Guard;
+use coracle_identity::{Component, Guard};
 use coracle_model::{
     NamespaceId, Operation, ProjectId, Refusal, Timestamp, Token, WriteId,
     operation::{CreateNamespace, CreateToken},
@@ -471,7 +471,9 @@ async fn serve(
     shutdown: Shutdown,
     peers: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let inbound = Inbound::new(core.me.clone(), core.replica.clone(), peers);
+    let known = Arc::clone(&core);
+    let belongs = Arc::new(move |id| known.belongs(&Component::Controller(id)));
+    let inbound = Inbound::new(core.me.clone(), core.replica.clone(), belongs, peers);
     let management = Management {
         core: Arc::clone(&core),
         shutdown: shutdown.clone(),

@@ -29,18 +29,28 @@ const ALIVE_EVERY: Duration = Duration::from_millis(500);
 /// A snapshot that says nothing for this long is given up.
 const PIECE_WITHIN: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone)]
+pub(crate) type Belongs = Arc<dyn Fn(MemberId) -> bool + Send + Sync>;
+
+#[derive(Clone)]
 pub(crate) struct Inbound {
     pub(crate) me: Me,
     pub(crate) replica: Replica<Response>,
     pub(crate) shutdown: Shutdown,
+    /// Whether a controller with a certificate was not removed since.
+    belongs: Belongs,
     /// Members whose snapshots are being received: one each.
     receiving: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl Inbound {
-    pub(crate) fn new(me: Me, replica: Replica<Response>, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(
+        me: Me,
+        replica: Replica<Response>,
+        belongs: Belongs,
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
+            belongs,
             me,
             replica,
             shutdown,
@@ -74,6 +84,7 @@ impl Inbound {
             id: hello.from,
             applied: hello.applied,
             incarnation: hello.incarnation,
+            removed: peer.member().is_some_and(|id| !(self.belongs)(id)),
         };
         if self.is_apart(speaker) {
             let (from, theirs) = (hello.from, hello.incarnation);
@@ -97,7 +108,11 @@ impl Inbound {
         own != 0 && speaker.incarnation != 0 && own != speaker.incarnation
     }
 
+    /// What one that was removed from the books says of its log counts for nothing.
     fn admit(&self, speaker: Speaker) -> Result<(), u64> {
+        if speaker.removed {
+            return Err(group(&self.replica).borrow().as_of);
+        }
         admit(&group(&self.replica).borrow(), speaker.id, speaker.applied)
     }
 }
@@ -107,6 +122,7 @@ struct Speaker {
     id: u64,
     applied: u64,
     incarnation: u64,
+    removed: bool,
 }
 
 fn notice(body: Notice) -> Result<v1::PeerNotice, Status> {

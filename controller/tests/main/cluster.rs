@@ -420,3 +420,26 @@ async fn without_a_majority_a_write_is_not_acknowledged_and_a_read_is_not_answer
     assert!(names.await.contains(&"before".to_owned()));
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_member_that_was_removed_while_it_was_away_is_told_and_stops() {
+    let mut cluster = Cluster::new(3).await;
+    let leader = cluster.leader().await;
+    let away = leader % 3 + 1;
+    cluster.kill(away).await;
+    let remove = |asked: Controller| async move { asked.remove_member(away, PATIENCE).await };
+    cluster.changed("the member to be removed", remove).await;
+    let name = "after";
+    let written = cluster.write_at(leader, fresh_write(), name).await;
+    written.unwrap();
+    cluster.start(away, vec![1, 2, 3]).await;
+    let gone = cluster.nodes.remove(&away).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, gone.running).await;
+    let error = ended.expect("nobody told it").unwrap().unwrap_err();
+    assert!(
+        matches!(error, RunError::Removed(id) if id == away),
+        "{error}"
+    );
+    gone.shutdown.request();
+    cluster.stop().await;
+}
