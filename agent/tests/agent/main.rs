@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod builds;
+mod ca;
 mod controller;
 mod instances;
 mod node;

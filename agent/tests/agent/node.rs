@@ -107,6 +107,7 @@ impl NodeUnderTest {
         shutdown.spawn("agent", async move { running.run(ending).await });
         let reached = match &listen {
             Address::Tcp(_) => agent.address().parse().unwrap(),
+            Address::Tls(_, tls) => Address::told(agent.address(), Some(tls)).unwrap(),
             _ => listen,
         };
         Running {

@@ -2,17 +2,22 @@
 
 use coracle_base::Address;
 use coracle_driver::fake::{Gate, Script};
-use coracle_model::{ExitReason, InstanceId};
+use coracle_identity::Component;
+use coracle_model::{ExitReason, InstanceId, MemberId, NodeId};
 use coracle_proto::{
     relay::{self, Answer},
-    v1::{await_instance_response::Outcome, instance_state::Kind},
+    v1::{
+        self, await_instance_response::Outcome, instance_state::Kind,
+        node_service_client::NodeServiceClient,
+    },
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 use crate::{
+    ca::Ca,
     controller::{Controller, Session, stamp, within},
     instances::upsert,
     node::{NodeUnderTest, Running, assignment, id, tar_of, wanted},
@@ -24,9 +29,13 @@ fn anywhere() -> Address {
 
 /// An agent on a TCP port that follows, with one instance that is wanted.
 async fn started(node: &NodeUnderTest) -> (Controller, Session, Running) {
+    started_on(node, anywhere()).await
+}
+
+async fn started_on(node: &NodeUnderTest, listen: Address) -> (Controller, Session, Running) {
     let mut controller = Controller::start().await;
     let controllers = [controller.address.clone()];
-    let agent = node.start_on(anywhere(), &controllers).await;
+    let agent = node.start_on(listen, &controllers).await;
     let (mut session, _) = controller.session().await;
     session.snapshot(stamp(1, 1), assignment(vec![])).await;
     let code = controller.put(&tar_of("1"));
@@ -55,7 +64,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Invokes with a body and reads the whole answer, which is the same body.
-async fn invoke(stream: &mut TcpStream, body: &[u8]) {
+async fn invoke(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), body: &[u8]) {
     let mut bytes = frame(1, 0, b"\0\0\0\0r\0POST\0/");
     bytes.extend(frame(2, 1, body));
     stream.write_all(&bytes).await.unwrap();
@@ -167,5 +176,53 @@ async fn an_agent_that_ends_cuts_what_it_relays_and_the_next_one_finds_the_insta
     assert_eq!(Answer::from_byte(byte), Answer::Open);
     invoke(&mut stream, b"x").await;
     controller.session().await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn over_tls_only_gateways_and_controllers_reach_the_service_and_the_instances() {
+    let (node, ca) = (NodeUnderTest::new(), Ca::new());
+    let uuid = uuid::Uuid::from_u128(77);
+    let own = ca.tls(Some(Component::Agent(NodeId(uuid))));
+    let listen = Address::Tls("127.0.0.1:0".into(), own);
+    let (_controller, session, agent) = started_on(&node, listen).await;
+    let at = agent.agent.address().to_owned();
+    assert!(at.starts_with("https://127.0.0.1:"), "{at}");
+    let cases = [
+        (Some(Component::Gateway(uuid)), true),
+        (Some(Component::Controller(MemberId(1))), true),
+        (
+            Some(Component::Agent(NodeId(uuid::Uuid::from_u128(78)))),
+            false,
+        ),
+        (None, false),
+    ];
+    for (peer, allowed) in cases {
+        let tls = ca.tls(peer);
+        let channel = Address::told(&at, Some(&tls)).unwrap().channel();
+        let instance = coracle_proto::Wire::to_wire(&id(1));
+        let request = v1::AwaitInstanceRequest { instance };
+        let asked = NodeServiceClient::new(channel)
+            .await_instance(request)
+            .await;
+        assert_eq!(asked.is_ok(), allowed, "{peer:?}: {asked:?}");
+
+        let tls = tls.with_alpn(&[relay::ALPN]);
+        let mut stream = Address::told(&at, Some(&tls))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        // It may be closed before this arrives.
+        let _ = stream.write_all(&relay::preamble(id(1))).await;
+        let answer = within("an answer", stream.read_u8()).await.ok();
+        assert_eq!(answer.is_some(), allowed, "{peer:?}: {answer:?}");
+        if allowed {
+            for body in [b"x".to_vec(), vec![7; 60_000]] {
+                invoke(&mut stream, &body).await;
+            }
+        }
+    }
+    drop(session);
     agent.stop().await;
 }

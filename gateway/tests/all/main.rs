@@ -6,6 +6,7 @@
 )]
 
 mod bounds;
+mod ca;
 mod cold;
 mod controllers;
 mod leaders;

@@ -10,18 +10,18 @@ use std::{
     },
 };
 
-use coracle_base::Conn;
+use coracle_base::{Address, Conn, Incoming, Tls};
 use coracle_proto::{
     relay::{self, Answer, FIRST_BYTE, PREAMBLE_BYTES},
     v1::{self, node_service_server::NodeServiceServer},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream, UnixStream},
+    net::UnixStream,
     runtime::Runtime,
     sync::mpsc,
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use uuid::Uuid;
 
 use crate::support::{Fake, Instance, PATIENCE, Plane, World, id_bytes};
@@ -37,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) id: Uuid,
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
+    tls: Option<Tls>,
     sockets: Arc<Sockets>,
     plane: Arc<Plane>,
     /// All of its tasks and connections: they end with it, as with a process.
@@ -46,10 +47,17 @@ pub(crate) struct Node {
 impl Node {
     /// One that the routes name from the next update on.
     pub(crate) fn new(world: &World, name: &'static str) -> Self {
+        Self::shown(world, name, Uuid::new_v4(), None)
+    }
+
+    /// One that speaks TLS and shows what it is given.
+    pub(crate) fn shown(world: &World, name: &'static str, id: Uuid, tls: Option<Tls>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut node = Self {
-            id: Uuid::new_v4(),
+            id,
             name,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls,
             sockets: Arc::default(),
             plane: world.plane.clone(),
             runtime: None,
@@ -57,7 +65,7 @@ impl Node {
         node.start();
         let named = v1::NodeAddress {
             node: id_bytes(node.id),
-            address: format!("http://{}", node.address),
+            address: format!("{scheme}://{}", node.address),
             name: name.into(),
             silent: false,
         };
@@ -72,10 +80,17 @@ impl Node {
             .enable_all()
             .build()
             .unwrap();
-        let listener = std::net::TcpListener::bind(self.address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        self.address = listener.local_addr().unwrap();
-        runtime.spawn(serve(listener, self.sockets.clone(), self.plane.clone()));
+        let at = self.address.to_string();
+        let address = match &self.tls {
+            Some(tls) => Address::Tls(at, tls.with_alpn(&[b"h2", relay::ALPN])),
+            None => Address::Tcp(at),
+        };
+        // Listening takes the runtime that serves, and blocking on it another thread.
+        let handle = runtime.handle().clone();
+        let listen = move || handle.block_on(address.listen()).unwrap();
+        let incoming = std::thread::spawn(listen).join().unwrap();
+        self.address = incoming.local_addr().unwrap();
+        runtime.spawn(serve(incoming, self.sockets.clone(), self.plane.clone()));
         self.runtime = Some(runtime);
     }
 
@@ -114,30 +129,32 @@ impl Drop for Node {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, sockets: Arc<Sockets>, plane: Arc<Plane>) {
-    let listener = TcpListener::from_std(listener).unwrap();
+async fn serve(mut incoming: Incoming, sockets: Arc<Sockets>, plane: Arc<Plane>) {
     let (to_service, connections) = mpsc::channel(16);
     tokio::spawn(
         tonic::transport::Server::builder()
             .add_service(NodeServiceServer::new(Fake(plane)))
             .serve_with_incoming(ReceiverStream::new(connections)),
     );
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
+    while let Some(conn) = incoming.next().await {
         let (sockets, to_service) = (sockets.clone(), to_service.clone());
+        let conn = conn.unwrap();
         tokio::spawn(async move {
-            let mut first = [0];
-            if stream.peek(&mut first).await.is_ok_and(|n| n == 1) && first[0] == FIRST_BYTE {
-                relay(stream, &sockets).await
+            let relayed = match conn.protocol() {
+                Some(protocol) => protocol == relay::ALPN,
+                None => matches!(conn.peek().await, Ok(Some(FIRST_BYTE))),
+            };
+            if relayed {
+                relay(conn, &sockets).await
             } else {
-                let conn: std::io::Result<_> = Ok(Conn::Tcp(stream));
+                let conn: std::io::Result<_> = Ok(conn);
                 to_service.send(conn).await.ok()
             }
         });
     }
 }
 
-async fn relay(mut stream: TcpStream, sockets: &Sockets) -> Option<()> {
+async fn relay(mut stream: Conn, sockets: &Sockets) -> Option<()> {
     let mut preamble = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut preamble).await.ok()?;
     let id = relay::parse(&preamble).expect("a preamble");
@@ -151,6 +168,7 @@ async fn relay(mut stream: TcpStream, sockets: &Sockets) -> Option<()> {
     };
     let answer = instance.as_ref().err().copied().unwrap_or(Answer::Open);
     stream.write_all(&[answer.to_byte()]).await.ok()?;
+    stream.flush().await.ok()?;
     copy_bidirectional(&mut stream, &mut instance.ok()?)
         .await
         .ok()

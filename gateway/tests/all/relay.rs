@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 
+use coracle_identity::Component;
+use coracle_model::NodeId;
 use coracle_proto::relay::Answer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,6 +12,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    ca::Ca,
     node::Node,
     support::{Act, Instance, PATIENCE, World, code, id_bytes, until},
 };
@@ -218,4 +221,35 @@ async fn a_kept_connection_that_its_agent_closed_is_replaced_before_anything_is_
     // The end of the old connection is on this machine's loopback: it is there with the listener.
     assert_eq!(world.get(HELLO).await.status(), 200);
     assert_eq!((node.asked(), far.script.calls()), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_a_node_has_to_be_the_one_that_the_routes_name() {
+    let ca = Ca::new();
+    let own = ca.tls(Some(Component::Gateway(Uuid::from_u128(1))));
+    let world = World::new(|c| (c.tls, c.threads) = (Some(own), 1)).await;
+    let agent = |node: Uuid| Some(ca.tls(Some(Component::Agent(NodeId(node)))));
+    let [right, wrong, other] = [1, 2, 3].map(Uuid::from_u128);
+    // The second shows another node's certificate.
+    let mut honest = Node::shown(&world, "a", right, agent(right));
+    let liar = Node::shown(&world, "b", wrong, agent(other));
+    let (far, never) = (honest.instance(&world), liar.instance(&world));
+    serving(&world, &[&never, &far]).await;
+    for size in [10, 50_000, 300_000] {
+        far.script.then(Act::Echo);
+        let response = world.post(HELLO, vec![5; size]).await;
+        assert_eq!(response.status(), 200, "{size}");
+        assert_eq!(response.body().len(), size);
+    }
+    assert_eq!((liar.asked(), never.script.calls()), (0, 0));
+    assert_eq!(honest.asked(), 1, "one connection for all");
+    far.script.then(Act::Wait);
+    let world = Arc::new(world);
+    let call = tokio::spawn({
+        let world = world.clone();
+        async move { world.get(HELLO).await }
+    });
+    until("it runs", || far.script.calls() == 4).await;
+    honest.kill();
+    assert_eq!(code(&call.await.unwrap()), "relay_failed");
 }
