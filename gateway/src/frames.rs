@@ -10,6 +10,8 @@ const HEADER: usize = 8;
 const PAYLOAD_MAX: usize = 1 << 20;
 
 pub(crate) const END: u8 = 1;
+/// On the last frame of an answer: the instance turned somebody away meanwhile.
+pub(crate) const WANTED: u8 = 4;
 pub(crate) const HOLD: u8 = 2;
 
 pub(crate) mod kind {

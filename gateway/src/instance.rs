@@ -50,6 +50,8 @@ pub(crate) struct Instance {
     abandoned: AtomicU32,
     /// Microseconds since `learned_at` until which it is left alone; 0 for none.
     cool_until: AtomicU64,
+    /// Since when others want it while we have it, as `cool_until`; 0 for not.
+    turn: AtomicU64,
     /// Refusals and failed dials in a row.
     streak: AtomicU32,
 }
@@ -57,7 +59,11 @@ pub(crate) struct Instance {
 /// First pause after BUSY: another gateway's request, or our own last one that the shim has not
 /// quite let go of.
 const BUSY_FIRST: Duration = Duration::from_millis(1);
-const BUSY_MOST: Duration = Duration::from_millis(50);
+const BUSY_MOST: Duration = Duration::from_millis(16);
+/// While other gateways are turned away, ours has an instance for this long, ...
+const TURN: Duration = Duration::from_millis(60);
+/// ... and then leaves it to them: they knock at least every [`BUSY_MOST`].
+const YIELD: Duration = Duration::from_millis(20);
 /// Pause after a failed dial. Long enough that the node's word (gone, or ready again after the
 /// agent restarted) usually arrives first.
 const DEAD: Duration = Duration::from_secs(1);
@@ -92,6 +98,7 @@ impl Instance {
             retiring: AtomicBool::new(false),
             abandoned: AtomicU32::new(0),
             cool_until: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
             streak: AtomicU32::new(0),
         }
     }
@@ -181,8 +188,26 @@ impl Instance {
             .store(self.age_micros().saturating_add(pause).max(1), SeqCst);
     }
 
+    /// It told us that it turned others away. Once our turn is over it is left alone for the time
+    /// that is returned: whoever has a queue for it would otherwise keep it from all others.
+    pub(crate) fn wanted(&self) -> Option<Duration> {
+        let (now, began) = (self.age_micros(), self.turn.load(SeqCst));
+        let lasted = Duration::from_micros(now.saturating_sub(began));
+        if began == 0 || lasted > TURN * 10 {
+            self.turn.store(now.max(1), SeqCst);
+            return None;
+        }
+        if lasted < TURN {
+            return None;
+        }
+        self.turn.store(0, SeqCst);
+        self.cool(YIELD);
+        Some(YIELD)
+    }
+
     /// It said BUSY: leaves it alone for the time that is returned.
     pub(crate) fn busy(&self) -> Duration {
+        self.turn.store(0, SeqCst);
         let streak = self.streak.fetch_add(1, SeqCst).min(10);
         let pause = (BUSY_FIRST * 2u32.pow(streak)).min(BUSY_MOST);
         self.cool(pause);
@@ -232,5 +257,39 @@ impl Instance {
 
     pub(crate) fn is_listed(&self) -> bool {
         self.listed.load(SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_ends_when_others_want_the_instance_and_not_before() {
+        let (id, node) = (InstanceId(Uuid::new_v4()), NodeId(Uuid::new_v4()));
+        let instance = Instance::new(id, node, 1, 1, "/x".into(), true, Instant::now());
+        let pass = |time| tokio::time::advance(time);
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(instance.wanted(), None, "the turn begins");
+        pass(TURN / 2).await;
+        assert_eq!(instance.wanted(), None);
+        pass(TURN / 2).await;
+        assert!(instance.room().is_some());
+        assert_eq!(instance.wanted(), Some(YIELD));
+        assert_eq!(instance.room(), None, "left to the others");
+        assert!(instance.is_live(), "and not for dead");
+        pass(YIELD).await;
+        assert!(instance.room().is_some());
+        // An old sign is none: a new turn begins.
+        assert_eq!(instance.wanted(), None);
+        pass(TURN * 11).await;
+        assert_eq!(instance.wanted(), None);
+        // Whoever was turned away has no turn to give up.
+        pass(TURN).await;
+        instance.busy();
+        pass(TURN).await;
+        assert_eq!(instance.wanted(), None);
     }
 }

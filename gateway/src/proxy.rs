@@ -334,7 +334,7 @@ impl Call {
                     }
                 },
                 kind::FAULT => {
-                    running.finish();
+                    running.finish(frame.flags);
                     return Err(fault(&self.id, &frame.payload));
                 }
                 kind::RESPONSE => {
@@ -436,7 +436,7 @@ impl Call {
         frame: Frame,
         phases: Phases,
     ) -> Result<Response<OutBody>, Error> {
-        let ends = frame.ends();
+        let (ends, flags) = (frame.ends(), frame.flags);
         let (status, mut headers, length) = match frames::parse_response(frame.payload) {
             Ok(parsed) => parsed,
             Err(violation) => {
@@ -449,7 +449,7 @@ impl Call {
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
         let body = if ends {
-            running.finish();
+            running.finish(flags);
             OutBody::Whole(None)
         } else {
             // The first piece is usually in the same read, and then so is the end: such an answer
@@ -460,7 +460,7 @@ impl Call {
                     flags,
                     payload,
                 })) if flags & END != 0 => {
-                    running.finish();
+                    running.finish(flags);
                     OutBody::from(payload)
                 }
                 Ok(Some(Frame {

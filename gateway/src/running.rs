@@ -25,7 +25,7 @@ use crate::{
     body::{BUFFERED_MAX, Cut, Failed, InBody},
     deadline,
     demand::Presence,
-    frames::{self, Frame, kind},
+    frames::{self, Frame, WANTED, kind},
     local::Local,
     upstream::{Broken, Conn, Sender},
 };
@@ -137,8 +137,9 @@ impl Running {
         self.inner().conn.buffered()
     }
 
-    /// The instance has ended the invocation. The connection is kept when nothing of it is left.
-    pub(crate) fn finish(&mut self) -> Option<Presence> {
+    /// The instance has ended the invocation with a frame of these flags. The connection is kept when
+    /// nothing of it is left.
+    pub(crate) fn finish(&mut self, flags: u8) -> Option<Presence> {
         let Inner {
             conn,
             slot,
@@ -147,6 +148,11 @@ impl Running {
             clean,
         } = self.inner.take()?;
         slot.instance.answered();
+        if flags & WANTED != 0
+            && let Some(pause) = slot.instance.wanted()
+        {
+            dispatch_after(&slot, pause);
+        }
         if let Some(pump) = pump {
             // The answer ended before the request did; what is still to come has no reader.
             pump.abort();
@@ -416,7 +422,7 @@ impl Streaming {
             };
             match frame.kind {
                 kind::DATA if frame.ends() => {
-                    self.running.finish();
+                    self.running.finish(frame.flags);
                     // The piece is counted and passed on; the next poll finds the end.
                     if frame.payload.is_empty() {
                         return Poll::Ready(Ok(None));
@@ -426,7 +432,7 @@ impl Streaming {
                 kind::DATA if frame.payload.is_empty() => {}
                 kind::DATA => return Poll::Ready(Ok(Some(frame.payload))),
                 kind::FAULT => {
-                    self.running.finish();
+                    self.running.finish(frame.flags);
                     return Poll::Ready(Err(Cut("the handler raised")));
                 }
                 _ => {

@@ -40,6 +40,8 @@ const INVOKE = 0x01, DATA_IN = 0x02, CANCEL = 0x03, CLAIM = 0x10, PING = 0x11;
 const RESPONSE = 0x81, DATA_OUT = 0x82, BUSY = 0x83, FAULT = 0x84, ACCEPT = 0x85;
 const READY = 0x90, FAILED = 0x91, PONG = 0x92;
 const END = 1, HOLD = 2;
+// On the last frame of an answer: somebody was told BUSY meanwhile.
+const WANTED = 4;
 const MAX_PAYLOAD = 1 << 20;
 const PIECE = 64 * 1024;
 // A line longer than this is cut, so that output without line ends cannot fill the memory.
@@ -607,6 +609,7 @@ let claimed = false;
 let concurrency = 1;
 let slots = 0;
 let draining = false;
+let wanted = false;
 const running = new Set();
 const connections = new Set();
 
@@ -734,7 +737,8 @@ class Invocation {
     }
     const length = body.length;
     if (status !== 204 && status !== 304) headers.push(`content-length\0${length}`);
-    const head = headFrame(status, headers, length === 0 ? END : 0);
+    const flags = last();
+    const head = headFrame(status, headers, length === 0 ? flags : 0);
     this.#giveBack();
     const { socket } = this.connection;
     if (length === 0) {
@@ -744,7 +748,7 @@ class Invocation {
       head.copy(out);
       out.writeUInt32LE(length, head.length);
       out[head.length + 4] = DATA_OUT;
-      out[head.length + 5] = END;
+      out[head.length + 5] = flags;
       out[head.length + 6] = out[head.length + 7] = 0;
       body.copy(out, head.length + 8);
       socket.write(out);
@@ -753,7 +757,7 @@ class Invocation {
       socket.write(head);
       for (let at = 0; at < length; at += PIECE) {
         const piece = body.subarray(at, at + PIECE);
-        socket.write(frame(DATA_OUT, at + PIECE >= length ? END : 0, piece));
+        socket.write(frame(DATA_OUT, at + PIECE >= length ? flags : 0, piece));
       }
       socket.uncork();
     }
@@ -784,7 +788,7 @@ class Invocation {
     }
     if (this.answered) return;
     this.#giveBack();
-    const end = frame(DATA_OUT, END, EMPTY);
+    const end = frame(DATA_OUT, last(), EMPTY);
     socket.write(this.headSent ? end : Buffer.concat([head(), end]));
     this.#finish();
   }
@@ -793,7 +797,7 @@ class Invocation {
     printError(error);
     if (this.answered) return;
     this.#giveBack();
-    this.connection.socket.write(jsonFrame(FAULT, END, { kind: 'exception', ...describe(error) }));
+    this.connection.socket.write(jsonFrame(FAULT, last(), { kind: 'exception', ...describe(error) }));
     this.#finish();
   }
 
@@ -815,6 +819,13 @@ class Invocation {
     this.connection.finished(this);
     if (draining) endWhenIdle();
   }
+}
+
+// The flags of an answer's last frame.
+function last() {
+  if (!wanted) return END;
+  wanted = false;
+  return END | WANTED;
 }
 
 function headFrame(status, headers, flags) {
@@ -946,6 +957,7 @@ class Connection {
 
   invoke(flags, payload) {
     if (slots === 0 || draining) {
+      wanted = true;
       this.socket.write(BUSY_FRAME);
       this.skipping = (flags & (END | HOLD)) === 0;
       return;

@@ -66,6 +66,8 @@ INVOKE, DATA_IN, CANCEL, CLAIM, PING = 0x01, 0x02, 0x03, 0x10, 0x11
 RESPONSE, DATA_OUT, BUSY, FAULT, ACCEPT = 0x81, 0x82, 0x83, 0x84, 0x85
 READY, FAILED, PONG = 0x90, 0x91, 0x92
 END, HOLD = 1, 2
+# On the last frame of an answer: somebody was told BUSY meanwhile.
+WANTED = 4
 MAX_PAYLOAD = 1 << 20
 PIECE = 64 * 1024
 RECEIVE = 32 * 1024
@@ -81,7 +83,6 @@ U32 = struct.Struct("<I")
 BUSY_FRAME = pack_header(0, BUSY, 0, 0)
 ACCEPT_FRAME = pack_header(0, ACCEPT, 0, 0)
 PONG_FRAME = pack_header(0, PONG, 0, 0)
-END_FRAME = pack_header(0, DATA_OUT, END, 0)
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z").match
 FORBIDDEN = re.compile("[\0\r\n]").search
@@ -942,13 +943,15 @@ CONNECTIONS = set()
 WORK = queue.SimpleQueue()
 GIVEN_BACK = queue.SimpleQueue()
 draining = False
+wanted = False
 
 
 def invoke(connection, flags, payload):
-    global current_request
+    global current_request, wanted
     try:
         SLOTS.pop()
     except IndexError:
+        wanted = True
         connection.sock.sendall(BUSY_FRAME)
         if not flags & (END | HOLD):
             connection.skip_body()
@@ -1003,6 +1006,15 @@ def give_back(request):
         GIVEN_BACK.put(None)
 
 
+def last():
+    """The flags of an answer's last frame."""
+    global wanted
+    if not wanted:
+        return END
+    wanted = False
+    return END | WANTED
+
+
 def reply(connection, request, status, headers, body):
     length = len(body)
     if status != 204 and status != 304:
@@ -1010,23 +1022,23 @@ def reply(connection, request, status, headers, body):
     head = U16.pack(status) + b"\0".join(headers)
     if not length:
         give_back(request)
-        connection.sock.sendall(pack_header(len(head), RESPONSE, END, 0) + head)
+        connection.sock.sendall(pack_header(len(head), RESPONSE, last(), 0) + head)
     elif length <= PIECE:
         give_back(request)
         connection.sock.sendall(
             pack_header(len(head), RESPONSE, 0, 0)
             + head
-            + pack_header(length, DATA_OUT, END, 0)
+            + pack_header(length, DATA_OUT, last(), 0)
             + body
         )
     else:
         connection.sock.sendall(pack_header(len(head), RESPONSE, 0, 0) + head)
         view = memoryview(body)
-        last = (length - 1) // PIECE * PIECE
-        for start in range(0, last, PIECE):
+        rest = (length - 1) // PIECE * PIECE
+        for start in range(0, rest, PIECE):
             send_piece(connection.sock, view[start : start + PIECE], 0)
         give_back(request)
-        send_piece(connection.sock, view[last:], END)
+        send_piece(connection.sock, view[rest:], last())
 
 
 def send_piece(sock, piece, flags):
@@ -1065,7 +1077,7 @@ def stream(connection, request, status, headers, pieces):
         fault(connection, request, error)
         return
     give_back(request)
-    sock.sendall(first + END_FRAME)
+    sock.sendall(first + pack_header(0, DATA_OUT, last(), 0))
     if not request._ended:
         connection.skip_body()
 
@@ -1089,7 +1101,7 @@ def fault(connection, request, error):
     print_error(error)
     body = to_json({"kind": "exception", **report})
     give_back(request)
-    connection.sock.sendall(pack_header(len(body), FAULT, END, 0) + body)
+    connection.sock.sendall(pack_header(len(body), FAULT, last(), 0) + body)
     if not request._ended:
         connection.skip_body()
 

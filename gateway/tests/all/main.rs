@@ -13,6 +13,7 @@ mod leaders;
 mod lifecycle;
 mod node;
 mod relay;
+mod sharing;
 mod streams;
 mod support;
 mod warm;

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -70,6 +70,9 @@ pub(crate) struct Plane {
 
 #[derive(Clone)]
 pub(crate) struct Fake(pub(crate) Arc<Plane>);
+
+/// How long a request with slots of its own runs.
+const WORK: Duration = Duration::from_millis(2);
 
 pub(crate) const NODE: Uuid = Uuid::from_u128(7);
 
@@ -285,6 +288,11 @@ pub(crate) struct Script {
     pub(crate) cancelled: AtomicUsize,
     pub(crate) running: AtomicUsize,
     pub(crate) most_running: AtomicUsize,
+    /// Beyond so many at once it is busy of its own accord, and each takes [`WORK`]; 0 for as the
+    /// acts say.
+    pub(crate) slots: AtomicUsize,
+    pub(crate) refused: AtomicUsize,
+    wanted: AtomicBool,
     release: Notify,
 }
 
@@ -377,14 +385,18 @@ async fn converse(mut stream: UnixStream, script: Arc<Script>) -> Option<()> {
             body: vec![],
         };
         let (ends, hold) = (flags & 1 != 0, flags & 2 != 0);
-        if matches!(act, Act::Busy) {
+        let now = script.running.fetch_add(1, SeqCst) + 1;
+        let slots = script.slots.load(SeqCst);
+        if matches!(act, Act::Busy) || (slots > 0 && now > slots) {
+            script.running.fetch_sub(1, SeqCst);
+            script.refused.fetch_add(1, SeqCst);
+            script.wanted.store(true, SeqCst);
             stream.write_all(&frame(0x83, 0, &[])).await.ok()?;
             if !ends && !hold {
                 while read_frame(&mut stream).await?.1 & 1 == 0 {}
             }
             continue;
         }
-        let now = script.running.fetch_add(1, SeqCst) + 1;
         script.most_running.fetch_max(now, SeqCst);
         if hold {
             stream.write_all(&frame(0x85, 0, &[])).await.ok()?;
@@ -403,6 +415,9 @@ async fn converse(mut stream: UnixStream, script: Arc<Script>) -> Option<()> {
                 whole = flags & 1 != 0;
             }
             script.seen.lock().unwrap().push(seen);
+            if slots > 0 {
+                tokio::time::sleep(WORK).await;
+            }
             act_out(&mut stream, &script, act).await
         };
         going?;
@@ -416,7 +431,8 @@ async fn act_out(stream: &mut UnixStream, script: &Script, act: Act) -> Option<(
         }
         Act::Answer(status, fields, body) => {
             let mut bytes = frame(0x81, 0, &head(status, fields));
-            bytes.extend(frame(0x82, 1, &body));
+            let wanted = script.wanted.swap(false, SeqCst);
+            bytes.extend(frame(0x82, 1 | (u8::from(wanted) << 2), &body));
             bytes
         }
         Act::Fault => frame(

@@ -29,6 +29,7 @@ pub(crate) const FAILED: u8 = 0x91;
 pub(crate) const PONG: u8 = 0x92;
 pub(crate) const END: u8 = 1;
 pub(crate) const HOLD: u8 = 2;
+pub(crate) const WANTED: u8 = 4;
 
 /// Far beyond what any step takes; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);

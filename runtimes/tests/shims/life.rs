@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{
-        ACCEPT, BUSY, CANCEL, CLAIM, Claim, DATA, END, FAILED, HOLD, INVOKE, Language, PING, PONG,
-        READY, Shim, frame, invoke,
+        ACCEPT, BUSY, CANCEL, CLAIM, Claim, Connection, DATA, END, FAILED, HOLD, INVOKE, Language,
+        PING, PONG, READY, Shim, WANTED, frame, invoke,
     },
     for_both,
 };
@@ -176,6 +176,31 @@ fn slots_are_counted_over_connections(language: Language) {
             assert_eq!(connection.answer().text(), "ab");
             // Whoever read the answer finds the slot free.
             assert_eq!(other.call("POST", "/", &[], b"next").text(), "next");
+        }
+        // That somebody was turned away is said once, with the end of the next answer.
+        for connection in &mut held {
+            connection.raw(&invoke(HOLD, "held", "POST", "/", &[]));
+            connection.expect(ACCEPT);
+        }
+        other.raw(&invoke(END, "refused", "GET", "/", &[]));
+        other.expect(BUSY);
+        let mut wanted = Vec::new();
+        for connection in &mut held {
+            connection.send(DATA, END, b"x");
+            wanted.push(last_flags(connection) & WANTED != 0);
+        }
+        other.raw(&invoke(END, "served", "GET", "/", &[]));
+        wanted.push(last_flags(&mut other) & WANTED != 0);
+        assert!(wanted[0], "{wanted:?}");
+        assert!(wanted[1..].iter().all(|wanted| !wanted), "{wanted:?}");
+    }
+}
+
+fn last_flags(connection: &mut Connection) -> u8 {
+    loop {
+        let (_, flags, _) = connection.receive();
+        if flags & END != 0 {
+            return flags;
         }
     }
 }

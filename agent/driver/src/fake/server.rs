@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -37,6 +37,8 @@ const PONG: u8 = 0x92;
 
 const END: u8 = 1;
 const HOLD: u8 = 2;
+/// On the last frame of an answer: somebody was told BUSY meanwhile.
+const WANTED: u8 = 4;
 
 pub(super) struct Server {
     listener: UnixListener,
@@ -53,6 +55,7 @@ struct Shared {
     /// the answer leaves, so that whoever has it whole finds the slot free.
     open: watch::Sender<u32>,
     answered: AtomicU32,
+    wanted: AtomicBool,
     end: mpsc::UnboundedSender<ExitReason>,
 }
 
@@ -66,6 +69,7 @@ impl Server {
             busy,
             open,
             answered: AtomicU32::new(0),
+            wanted: AtomicBool::new(false),
             end,
         };
         Self {
@@ -146,6 +150,15 @@ impl Shared {
         }
     }
 
+    /// The flags of an answer's last frame.
+    fn last(&self) -> u8 {
+        if self.wanted.swap(false, Ordering::SeqCst) {
+            END | WANTED
+        } else {
+            END
+        }
+    }
+
     fn take_slot(&self) -> Option<Counted<'_>> {
         let most = self.spec.concurrency.get();
         let taken = self.busy.send_if_modified(|n| {
@@ -160,6 +173,7 @@ impl Shared {
         let whole = frame.flags & END != 0;
         let held = frame.flags & HOLD != 0;
         let Some(slot) = self.take_slot() else {
+            self.wanted.store(true, Ordering::SeqCst);
             write(stream, BUSY, 0, b"").await?;
             if !whole && !held {
                 self.body(stream).await?;
@@ -234,7 +248,7 @@ impl Shared {
             write(stream, RESPONSE_DATA, 0, piece).await?;
         }
         drop(slot);
-        write(stream, RESPONSE_DATA, END, last).await
+        write(stream, RESPONSE_DATA, self.last(), last).await
     }
 
     async fn body(&self, stream: &mut UnixStream) -> io::Result<Vec<u8>> {
