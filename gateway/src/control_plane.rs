@@ -47,7 +47,6 @@ const READ: Duration = Duration::from_secs(8);
 const WRITE: Duration = Duration::from_secs(12);
 /// Uploads and downloads of artifacts move up to half a gigabyte.
 const TRANSFER: Duration = Duration::from_secs(120);
-const OPEN_LOG: Duration = Duration::from_secs(5);
 const CHUNK: usize = 1 << 20;
 
 /// Implements [`ControlPlane`] for the facades on the API listener.
@@ -445,8 +444,6 @@ impl ControlPlane for ControllerPort {
         ))
     }
 
-    /// A node that does not answer is left out, with a warning in our own log: the lines of the
-    /// others are worth more than an error.
     async fn logs(&self, function: &FunctionView, query: LogQuery) -> Result<LogStream, PortError> {
         let request = v1::LogsRequest {
             function: function.function.id.to_wire(),
@@ -457,23 +454,13 @@ impl ControlPlane for ControllerPort {
             since_nanos: query.since_nanos,
         };
         let nodes = self.nodes().await?;
-        let mut streams = Vec::new();
-        for node in &nodes {
+        let learned = nodes.iter().map(|node| {
             let node = &node.node;
             self.shared.nodes.learn(node.id, &node.name, &node.address);
-            let Some(mut client) = self.shared.nodes.client(node.id) else {
-                continue;
-            };
-            match timeout(OPEN_LOG, client.logs(request.clone())).await {
-                Ok(Ok(stream)) => streams.push(stream.into_inner()),
-                Ok(Err(status)) => {
-                    tracing::warn!(node = %node.id, %status, "a node's logs are left out");
-                }
-                Err(_) => {
-                    tracing::warn!(node = %node.id, "a node's logs are left out: no answer")
-                }
-            }
-        }
+            node.id
+        });
+        let ids: Vec<_> = learned.collect();
+        let streams = logs::open(&self.shared.nodes, &ids, &request).await;
         if streams.is_empty() && !nodes.is_empty() {
             return Err(PortError::Unavailable("no node offers its logs".to_owned()));
         }

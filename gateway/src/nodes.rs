@@ -56,8 +56,12 @@ impl Nodes {
             .expect("never poisoned: no panic while held")
     }
 
-    /// A changed address drops the connection to the old one.
+    /// A changed address drops the connection to the old one. No address says nothing: whoever told
+    /// has not heard the node itself.
     pub(crate) fn learn(&self, node: NodeId, name: &str, address: &str) {
+        if address.is_empty() {
+            return;
+        }
         let mut known = self.lock();
         match known.get_mut(&node) {
             Some(known) if known.address == address => name.clone_into(&mut known.name),
@@ -113,7 +117,7 @@ impl Nodes {
 
     /// Whoever answers there has to be that node.
     fn resolve(&self, node: NodeId, address: &str) -> Option<Address> {
-        if address.is_empty() || address.starts_with("memory:") {
+        if address.starts_with("memory:") {
             return self.local.clone();
         }
         let tls = self.tls.as_ref().map(|tls| tls.expecting(is(node)));
@@ -154,6 +158,7 @@ mod tests {
         assert!(matches!(nodes.way(far), Some(Way::Relay(Address::Tcp(at))) if at == "10.0.0.2:1"));
         assert!(nodes.way(nowhere).is_none());
         nodes.learn(far, "renamed", "http://10.0.0.2:1");
+        nodes.learn(far, "unheard", "");
         let names = [far, unix].map(|node| nodes.name(node));
         assert_eq!(names, ["renamed".to_owned(), unix.to_string()]);
     }
