@@ -38,7 +38,9 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         let controller =
             controller::build(settings, &data, vec![memory()], None, &mut admin).await?;
         // Before the agent: an address that is taken must not leave a containerd and a bridge behind.
-        let gateway = gateway::bind(settings, &data, vec![memory()], None, &mut admin).await?;
+        let unready = settings.unready.unwrap_or_default();
+        let gateway =
+            gateway::bind(settings, &data, vec![memory()], None, unready, &mut admin).await?;
         let agent =
             agent::build(settings, &data, &cluster, vec![memory()], None, &mut admin).await?;
         let signals = signals::watch()?;
@@ -52,8 +54,7 @@ pub(crate) fn up(settings: Settings) -> Result<(), CliError> {
         announce(&data, &gateway.server_file(admin_address), fresh_token);
         notify::started(&rest);
         // Requests that are under way need the agent and the controller until they end.
-        let unready = settings.unready.unwrap_or_default();
-        let served = gateway.run(signals, unready, &rest).await;
+        let served = gateway.run(signals, &rest).await;
         end(rest).await;
         served
     })
@@ -186,7 +187,9 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
         };
         let mut admin = Admin::install()?;
         let known = membership.as_ref();
-        let gateway = gateway::bind(settings, &data, controllers, known, &mut admin).await?;
+        let unready = settings.unready.unwrap_or(UNREADY);
+        let gateway =
+            gateway::bind(settings, &data, controllers, known, unready, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
         let rest = Shutdown::new();
@@ -196,8 +199,7 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
             membership.keep(&data, &rest);
         }
         notify::started(&rest);
-        let unready = settings.unready.unwrap_or(UNREADY);
-        let served = gateway.run(signals, unready, &rest).await;
+        let served = gateway.run(signals, &rest).await;
         end(rest).await;
         served
     })
@@ -235,7 +237,7 @@ where
 /// stayed would answer nothing and look alive to whatever would start it again.
 async fn until_stopped(signals: Signals, rest: &Shutdown) -> Result<(), CliError> {
     let stop = Shutdown::new();
-    signals.drive(stop.clone(), Duration::ZERO);
+    signals.drive(stop.clone());
     tokio::select! {
         () = stop.requested() => Ok(()),
         () = rest.requested() => Err(ended_by_itself()),

@@ -63,6 +63,9 @@ pub struct Limits {
     pub queue_per_function: usize,
     /// Most parked requests of all functions; 429 above it.
     pub queue_total: usize,
+    /// From the word that it is to stop until nothing new is taken: whoever balances load has this
+    /// long to see that it is not ready. Answers then close their connections.
+    pub drain_delay: Duration,
     /// How long running requests may take to finish once a shutdown is asked for.
     pub drain_grace: Duration,
     /// Functions that get a metric label of their own; the rest share one.
@@ -81,6 +84,7 @@ impl Default for Limits {
             connections_max: 10_000,
             queue_per_function: 100,
             queue_total: 10_000,
+            drain_delay: Duration::ZERO,
             drain_grace: Duration::from_secs(30),
             metric_functions_max: 1_000,
         }

@@ -85,6 +85,8 @@ pub struct Health {
     pub controller_connected: bool,
     /// Routes have arrived at least once.
     pub has_routes: bool,
+    /// It was told to stop.
+    pub leaving: bool,
     /// How new the routes are.
     pub routes: Option<Stamp>,
     pub functions: usize,
@@ -94,7 +96,7 @@ pub struct Health {
 impl Health {
     /// Ready to be sent traffic: invocations can be answered, controllers or not.
     pub fn is_ready(&self) -> bool {
-        self.has_routes
+        self.has_routes && !self.leaving
     }
 }
 
@@ -112,6 +114,7 @@ impl Handle {
         Health {
             controller_connected: self.connected.load(Relaxed),
             has_routes: routes.is_some(),
+            leaving: self.shared.leaving.load(Relaxed),
             routes,
             functions: self.shared.table.len(),
             queued: self.shared.table.waiting(),
@@ -208,8 +211,8 @@ impl Gateway {
         self.handle.clone()
     }
 
-    /// Serves until `shutdown` is requested; then takes nothing new, finishes what runs, and cuts
-    /// what is left after the drain's grace. Returns when everything has ended.
+    /// Serves until `shutdown` is requested; then stops being ready, takes nothing new after the
+    /// drain's delay, finishes what runs, and cuts what is left after the drain's grace. Returns when everything has ended.
     ///
     /// Errors: a thread cannot be started.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), StartError> {
@@ -240,6 +243,13 @@ impl Gateway {
         tokio::select! {
             () = shutdown.requested() => {}
             () = drain.requested() => {}
+        }
+        shared.leaving.store(true, Relaxed);
+        let delay = shared.config.limits.drain_delay;
+        tokio::select! {
+            () = tokio::time::sleep(delay), if !delay.is_zero() => {}
+            () = drain.requested(), if !delay.is_zero() => {}
+            else => {}
         }
         tracing::info!(queued = shared.table.waiting(), "the gateway drains");
         drain.request();

@@ -4,12 +4,17 @@
 //! it: no work stealing, no lock and no channel on the path of a request.
 
 use std::{
-    convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration,
+    convert::Infallible,
+    net::IpAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread::JoinHandle,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use coracle_base::Shutdown;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::CONNECTION};
 use http_body::Body as _;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
@@ -166,7 +171,12 @@ fn connection(
             let answering = stand.answering();
             async move {
                 let request = request.map(InBody::Client);
-                let response = proxy::serve(local, origin, request).await;
+                let mut response = proxy::serve(local.clone(), origin, request).await;
+                if local.shared.leaving.load(Relaxed) {
+                    // Closed by its client after an answer, no request is on its way into it.
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
                 Ok::<_, Infallible>(
                     response.map(|body| Answered::new(Answer::new(body, serving), answering)),
                 )

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: GatewayMetrics,
     /// Functions that have metrics under their own name.
     pub(crate) labelled: AtomicUsize,
+    /// It is to stop: not ready for anything new, and kept connections are given up.
+    pub(crate) leaving: AtomicBool,
     /// Some request was parked: demand is worth reporting now.
     pub(crate) parked: Notify,
     /// The multi-threaded runtime for everything that is not on the warm path.
@@ -49,6 +51,7 @@ impl Shared {
             ),
             metrics: GatewayMetrics::new(),
             labelled: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
             parked: Notify::new(),
             control: Handle::current(),
             start_grace: START_GRACE,

@@ -23,6 +23,7 @@ pub(super) async fn bind(
     data: &DataDir,
     controllers: Vec<Address>,
     membership: Option<&Membership>,
+    unready: Duration,
     admin: &mut Admin,
 ) -> Result<Role, CliError> {
     let mut config = Config::new(controllers);
@@ -41,6 +42,7 @@ pub(super) async fn bind(
     config.version = env!("CARGO_PKG_VERSION").to_owned();
     config.limits.body_max = settings.max_body;
     config.limits.queue_per_function = settings.max_queue;
+    config.limits.drain_delay = unready;
     config.limits.drain_grace = settings.grace;
     let gateway = config
         .bind()
@@ -70,16 +72,10 @@ impl Role {
         }
     }
 
-    /// Serves until a signal and for `unready` longer, or until the rest of the server ends by
-    /// itself, then drains.
-    pub(super) async fn run(
-        self,
-        signals: Signals,
-        unready: Duration,
-        rest: &Shutdown,
-    ) -> Result<(), CliError> {
+    /// Serves until a signal, or until the rest of the server ends by itself, then drains.
+    pub(super) async fn run(self, signals: Signals, rest: &Shutdown) -> Result<(), CliError> {
         let shutdown = Shutdown::new();
-        signals.drive(shutdown.clone(), unready);
+        signals.drive(shutdown.clone());
         let mut serving = pin!(self.0.run(shutdown.clone()));
         let failed = |error| CliError::failed("gateway", error);
         tokio::select! {

@@ -1,7 +1,5 @@
 //! SIGTERM and SIGINT: the first drains, the second stops at once.
 
-use std::time::Duration;
-
 use coracle_base::Shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -38,21 +36,15 @@ impl Signals {
         });
     }
 
-    /// Requests the shutdown at the first signal, once the server has been unready for this long,
-    /// and ends the process at the second signal.
-    pub(super) fn drive(mut self, shutdown: Shutdown, unready: Duration) {
+    /// Requests the shutdown at the first signal and ends the process at the second.
+    pub(super) fn drive(mut self, shutdown: Shutdown) {
         tokio::spawn(async move {
             self.next().await;
             super::notify::stopping();
             tracing::info!("stopping; a second signal stops at once");
             self.stopping.request();
-            tokio::select! {
-                () = tokio::time::sleep(unready) => {
-                    shutdown.request();
-                    self.next().await;
-                }
-                () = self.next() => {}
-            }
+            shutdown.request();
+            self.next().await;
             tracing::warn!("stopped at once by a second signal");
             std::process::exit(130);
         });

@@ -86,6 +86,44 @@ async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_a_drain_it_is_not_ready_serves_on_and_gives_up_kept_connections() {
+    let mut world = World::new(|c| c.limits.drain_delay = PATIENCE * 10).await;
+    let (_, instance) = world.warm(|_| ()).await;
+    let run = world.run.take().unwrap();
+    assert!(world.gateway.health().is_ready());
+    let stream = tokio::net::TcpStream::connect(world.invoke).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = || {
+        http::Request::get(HELLO)
+            .header("host", "x")
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap()
+    };
+    let response = client.send_request(request()).await.unwrap();
+    assert!(!response.headers().contains_key("connection"));
+    drop(response);
+    world.shutdown.request();
+    until("it is not ready", || !world.gateway.health().is_ready()).await;
+    client.ready().await.unwrap();
+    let response = client.send_request(request()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["connection"], "close");
+    drop(response);
+    let closed = tokio::time::timeout(PATIENCE, connection).await;
+    closed.expect("the connection is closed").unwrap().unwrap();
+    // New ones are served all the same.
+    assert_eq!(world.get(HELLO).await.status(), 200);
+    assert_eq!(instance.script.calls(), 3);
+    world.gateway.stop_now();
+    tokio::time::timeout(PATIENCE, run)
+        .await
+        .expect("it ends")
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_grace_of_a_drain_is_bounded() {
     let mut world = World::new(|c| c.limits.drain_grace = Duration::from_millis(100)).await;
     let (_, instance) = world.warm(|_| ()).await;
