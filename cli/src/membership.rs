@@ -25,7 +25,7 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 /// What a data directory is to the process that opened it.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    Member(DataDir, Membership),
+    Member(DataDir, Box<Membership>),
     /// It belongs to no cluster of several machines.
     Alone(Locked),
 }
@@ -66,7 +66,8 @@ pub(crate) async fn open(settings: &Settings, role: ComponentRole) -> Result<Ope
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let tls = enrolment.tls(clock, &ComponentRole::ALL);
     let tls = tls.map_err(|error| CliError::failed("identity", error))?;
-    Ok(Opened::Member(data, Membership { enrolment, tls }))
+    let membership = Membership { enrolment, tls };
+    Ok(Opened::Member(data, Box::new(membership)))
 }
 
 /// Whether an enrolled directory is what the command line takes it for.

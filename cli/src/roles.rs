@@ -108,7 +108,7 @@ pub(crate) fn controller(settings: Settings) -> Result<(), CliError> {
         };
         let alone = membership.is_none();
         let mut admin = Admin::install()?;
-        let known = membership.as_ref();
+        let known = membership.as_deref();
         let controller = controller::build(settings, &data, listen, known, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
@@ -155,7 +155,7 @@ pub(crate) fn agent(settings: Settings) -> Result<(), CliError> {
         };
         let cluster = data.identity().cluster_id.clone();
         let mut admin = Admin::install()?;
-        let known = membership.as_ref();
+        let known = membership.as_deref();
         let agent = agent::build(settings, &data, &cluster, controllers, known, &mut admin).await?;
         let signals = signals::watch()?;
         signals.show(&mut admin);
@@ -186,7 +186,7 @@ pub(crate) fn gateway(settings: Settings) -> Result<(), CliError> {
             }
         };
         let mut admin = Admin::install()?;
-        let known = membership.as_ref();
+        let known = membership.as_deref();
         let unready = settings.unready.unwrap_or(UNREADY);
         let gateway =
             gateway::bind(settings, &data, controllers, known, unready, &mut admin).await?;

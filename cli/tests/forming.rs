@@ -168,7 +168,7 @@ struct Cluster {
     listen: String,
     admin: String,
     hash: String,
-    _controller: Server,
+    controller: Server,
     _gateway: Server,
 }
 
@@ -195,7 +195,7 @@ impl Cluster {
             listen,
             admin,
             hash,
-            _controller: controller,
+            controller,
             _gateway: gateway,
             place,
         };
@@ -374,6 +374,68 @@ fn controllers_rise_and_leave_and_a_lost_one_is_installed_anew() {
         path.exists().then_some(()).ok_or_else(|| fourth.log())
     });
     drop((third, fourth));
+}
+
+#[test]
+fn a_saved_snapshot_starts_the_cluster_anew() {
+    let cluster = Cluster::form();
+    cluster.told(&["ns", "create", "kept"]);
+    let (data, file) = (cluster.place.path("c1"), cluster.place.path("saved"));
+    done(&["cluster", "snapshot", "save", &file, "--data", &data]);
+    cluster.told(&["ns", "create", "later"]);
+    let text = done(&["cluster", "snapshot", "inspect", &file, "-o", "json"]);
+    let info: Value = serde_json::from_str(&text).unwrap();
+    let info = &info[0];
+    assert_eq!(info["voters"][0], 1);
+    let mut damaged = fs::read(&file).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    let bad = cluster.place.path("bad");
+    fs::write(&bad, damaged).unwrap();
+    refused(&["cluster", "snapshot", "inspect", &bad], "cannot be used");
+
+    let restore = ["cluster", "snapshot", "restore", &file, "--data", &data];
+    refused(&restore, "in use by another coracle process");
+    let Cluster {
+        place,
+        admin,
+        controller,
+        _gateway,
+        ..
+    } = cluster;
+    controller.stop();
+    refused(&restore, "holds a log already");
+    let log = Path::new(&data).join("controller/log");
+    fs::rename(&log, log.with_extension("away")).unwrap();
+    done(&restore);
+    let ask = |args: &[&str]| {
+        let gateway = place.path("g1");
+        let args = [args, &["--data", &gateway, "--token", &admin]].concat();
+        wait("an answer", || {
+            let output = run(&args);
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            output.status.success().then_some(text).ok_or(errors)
+        })
+    };
+    let incarnation = || -> u64 {
+        let text = ask(&["cluster", "status", "-o", "json"]);
+        let status: Value = serde_json::from_str(&text).unwrap();
+        status[0]["incarnation"].as_u64().unwrap()
+    };
+    let controller = place.controller("c1");
+    let namespaces = ask(&["ns", "ls"]);
+    assert!(
+        namespaces.contains("kept") && !namespaces.contains("later"),
+        "{namespaces}"
+    );
+    let first = incarnation();
+    assert!(first > info["incarnation"].as_u64().unwrap());
+
+    // It still signs, and the key that others may know can be changed.
+    ask(&["cluster", "rotate-key"]);
+    assert!(ask(&["node", "token", "--role", "gateway"]).contains("--ca-hash"));
+    controller.stop();
+    refused(&["cluster", "recover", "--data", &data], "only controller");
 }
 
 #[test]
@@ -599,6 +661,149 @@ fn a_server_by_itself_becomes_the_first_controller_and_loses_nothing() {
         text.contains("kept").then_some(text.clone()).ok_or(text)
     });
     assert!(listed.contains("default"), "{listed}");
+}
+
+/// The node of a server that stood by itself goes on in the cluster that was made of it, over mutual
+/// TLS, with its directory and its id.
+#[cfg(feature = "fake-driver")]
+#[test]
+fn the_node_of_a_server_that_became_a_cluster_joins_it() {
+    let place = Place::new();
+    let (old, new, listen) = (place.path("old"), place.path("new"), free());
+    let (admin, invoke, api) = (free(), free(), free());
+    let mut up = vec![
+        "up",
+        "--data",
+        &old,
+        "--driver",
+        "fake",
+        "--node-name",
+        "n1",
+    ];
+    up.extend(["--admin", &admin, "--invoke", &invoke, "--api", &api]);
+    let alone = place.server("up", &up);
+    let ask = |gateway: &str, token: &str, args: &[&str]| {
+        let args = [args, &["--data", gateway, "--token", token, "-o", "json"]].concat();
+        let output = run(&args);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text).ok_or(errors)
+    };
+    let token = wait("the admin token", || {
+        let token = fs::read_to_string(Path::new(&old).join("admin.token"));
+        token.map_err(|error| error.to_string())
+    });
+    let token = token.trim();
+    let ready = |gateway: &str| {
+        wait("the node to be ready", || {
+            let nodes: Value = serde_json::from_str(&ask(gateway, token, &["node", "ls"])?)
+                .map_err(|error| error.to_string())?;
+            let state = nodes[0]["state"].clone();
+            if nodes.as_array().map(Vec::len) == Some(1) && state == "ready" {
+                return Ok(nodes[0]["id"].as_str().unwrap_or_default().to_owned());
+            }
+            Err(nodes.to_string())
+        })
+    };
+    let before = ready(&old);
+    alone.stop();
+    let told = done(&[
+        "cluster", "init", "--data", &new, "--listen", &listen, "--from", &old,
+    ]);
+    let command = told
+        .lines()
+        .find(|line| line.contains("coracle gateway --join"));
+    let _controller = place.controller("new");
+    let _gateway = place.gateway("g1", command.unwrap());
+    let gateway = place.path("g1");
+    let made = wait("a join token", || {
+        ask(&gateway, token, &["node", "token", "--role", "agent"])
+    });
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let text = |key: &str| made[key].as_str().unwrap().to_owned();
+    let (join_token, hash, at) = (text("token"), text("ca_hash"), free());
+    let admin = free();
+    let mut agent = vec![
+        "agent",
+        "--data",
+        &old,
+        "--driver",
+        "fake",
+        "--node-name",
+        "n1",
+    ];
+    agent.extend(["--admin", &admin, "--listen", &at, "--join", &listen]);
+    agent.extend(["--token", &join_token, "--ca-hash", &hash]);
+    let first = place.server("agent", &agent);
+    assert_eq!(ready(&gateway), before);
+    // A second one with its identity, from a copy of its directory, is not let in.
+    let copy = place.path("copy");
+    fs::create_dir(&copy).unwrap();
+    fs::copy(
+        Path::new(&old).join("cluster.json"),
+        Path::new(&copy).join("cluster.json"),
+    )
+    .unwrap();
+    let again: Value =
+        serde_json::from_str(&ask(&gateway, token, &["node", "token", "--role", "agent"]).unwrap())
+            .unwrap();
+    let again = again["token"].as_str().unwrap();
+    refused(
+        &[
+            "agent",
+            "--data",
+            &copy,
+            "--driver",
+            "fake",
+            "--node-name",
+            "n2",
+            "--join",
+            &listen,
+            "--token",
+            again,
+            "--ca-hash",
+            &hash,
+        ],
+        "a second one with its identity is not let in",
+    );
+    // Nor is one of its name.
+    let other = place.path("other");
+    refused(
+        &[
+            "agent",
+            "--data",
+            &other,
+            "--driver",
+            "fake",
+            "--node-name",
+            "n1",
+            "--join",
+            &listen,
+            "--token",
+            again,
+            "--ca-hash",
+            &hash,
+        ],
+        "a node of the name n1 is connected",
+    );
+    first.stop();
+    // A restart needs nothing of that.
+    let admin = free();
+    let restarted = [
+        "agent",
+        "--data",
+        &old,
+        "--driver",
+        "fake",
+        "--node-name",
+        "n1",
+        "--admin",
+        &admin,
+        "--listen",
+        &at,
+    ];
+    let _second = place.server("agent", &restarted);
+    assert_eq!(ready(&gateway), before);
 }
 
 /// What is not a secret stays readable, and what is one is closed.
