@@ -1,6 +1,6 @@
 //! Three controllers in one process, over TCP on the loopback.
 
-use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs::File, future::Future, path::Path, time::Duration};
 
 use coracle_base::{Address, MemoryBus, Shutdown};
 use coracle_controller::{
@@ -121,6 +121,13 @@ impl Cluster {
         drop(controller);
         shutdown.request();
         assert!(shutdown.finished(PATIENCE).await, "a task did not end");
+        // The replica's own thread ends a moment after whoever held on to it.
+        let log = self.path(id).join("log/sled/db");
+        wait("the log to be closed", || async {
+            let log = File::open(&log).map_err(|error| error.to_string())?;
+            log.try_lock().map_err(|error| error.to_string())
+        })
+        .await;
     }
 
     pub fn channel(&self, id: u64) -> Channel {
