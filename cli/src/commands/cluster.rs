@@ -33,6 +33,8 @@ enum Verb {
         target: Target,
         /// Number of the controller [default: any that has caught up]
         member: Option<u64>,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Remove a controller; one that leads hands leadership over first
     Remove {
@@ -40,6 +42,8 @@ enum Verb {
         target: Target,
         /// Number of the controller
         member: u64,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// The whole state as a file: save, inspect, restore
     #[command(subcommand)]
@@ -47,10 +51,7 @@ enum Verb {
     /// Make a cluster of this one controller, when the majority is gone for good
     Recover(offline::Recover),
     /// Make another cluster key and seal it to the controllers
-    RotateKey {
-        #[command(flatten)]
-        target: Target,
-    },
+    RotateKey(Show),
 }
 
 #[derive(Debug, Args)]
@@ -97,28 +98,38 @@ impl ClusterCommand {
                     ],
                 )
             }
-            Verb::Transfer { target, member } => {
+            Verb::Transfer {
+                target,
+                member,
+                output,
+            } => {
                 let api = target.connect()?;
                 let body = json!({"member": member});
                 let answer = api
                     .json(Method::POST, "/api/v1/cluster/transfer", Some(&body))
                     .await?;
-                eprintln!("controller {} leads", text(&answer, "/leader"));
-                Ok(())
+                let told = format!("controller {} leads", text(&answer, "/leader"));
+                output.done(&answer, &told)
             }
-            Verb::Remove { target, member } => {
+            Verb::Remove {
+                target,
+                member,
+                output,
+            } => {
                 let path = format!("/api/v1/cluster/members/{member}");
                 target.connect()?.json(Method::DELETE, &path, None).await?;
-                eprintln!("controller {member} removed; its number is not given out again");
-                Ok(())
+                let told =
+                    format!("controller {member} removed; its number is not given out again");
+                output.done(&json!({"id": member, "removed": true}), &told)
             }
             Verb::Snapshot(verb) => verb.run().await,
             Verb::Recover(recover) => recover.run(),
-            Verb::RotateKey { target } => {
+            Verb::RotateKey(show) => {
                 let path = "/api/v1/cluster/rotate-key";
-                let answer = target.connect()?.json(Method::POST, path, None).await?;
-                eprintln!("cluster key {} is in use", text(&answer, "/key_generation"));
-                Ok(())
+                let api = show.target.connect()?;
+                let answer = api.json(Method::POST, path, None).await?;
+                let told = format!("cluster key {} is in use", text(&answer, "/key_generation"));
+                show.output.done(&answer, &told)
             }
         }
     }

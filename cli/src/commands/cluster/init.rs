@@ -17,12 +17,14 @@ use coracle_identity::{Component, ControllerPart, Enrolment, KeyPair, Name, Priv
 use coracle_model::{
     ComponentRole, MemberId, Operation, SecretHash, Timestamp, TokenId, operation::CreateJoinToken,
 };
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     data::{DataDir, Identity, Locked, TOKEN_FILE, random_hex},
     error::CliError,
     membership,
+    output::Output,
     roles::controller,
     settings::{RawSettings, Settings},
 };
@@ -51,6 +53,8 @@ pub(crate) struct Init {
     /// functions, keys and tokens come along; with the rest of the directory its node can join
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 impl Init {
@@ -88,8 +92,16 @@ impl Init {
                 ))
             })?;
         }
-        made.tell(&data, &advertise, from.as_ref());
-        Ok(())
+        let value = json!({
+            "cluster": made.enrolment.name.cluster.to_string(),
+            "ca_hash": made.enrolment.ca_hash().to_string(),
+            "data": data.path(),
+            "advertise": advertise,
+            "admin_token": made.admin,
+            "gateway_join_token": made.gateway_token,
+        });
+        self.output
+            .print(&value, |_| made.tell(&data, &advertise, from.as_ref()))
     }
 }
 

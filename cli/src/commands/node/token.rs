@@ -48,7 +48,11 @@ enum Verb {
     },
     /// Let nobody in with it any more; whoever has joined stays
     #[command(visible_alias = "rm")]
-    Revoke { id: String },
+    Revoke {
+        id: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
 }
 
 impl Token {
@@ -67,11 +71,11 @@ impl Token {
                     ],
                 )
             }
-            Some(Verb::Revoke { id }) => {
+            Some(Verb::Revoke { id, output }) => {
                 let path = format!("/api/v1/join-tokens/{}", escape(&id));
                 api.json(Method::DELETE, &path, None).await?;
-                eprintln!("join token {id} revoked");
-                Ok(())
+                let gone = json!({"id": id, "revoked": true});
+                output.done(&gone, &format!("join token {id} revoked"))
             }
             None => {
                 let role = self.role.ok_or_else(|| {
