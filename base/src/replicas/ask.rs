@@ -37,9 +37,10 @@ impl Pace {
         again_first: Duration::from_millis(20),
         again_most: Duration::from_millis(500),
     };
-    /// For what any server does, one after the other.
+    /// For what any server does, one after the other. A leader that is paused, with its connections
+    /// open, holds up what was asked of it for this long.
     pub const PATIENT: Self = Self {
-        hedge: Duration::from_secs(5),
+        hedge: Duration::from_millis(1_500),
         attempt: Duration::from_secs(5),
         again_first: Duration::from_millis(20),
         again_most: Duration::from_millis(500),
