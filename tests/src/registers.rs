@@ -170,8 +170,10 @@ async fn write(shared: Arc<Shared>, stop: Arc<AtomicBool>, number: usize, pace: 
                 tally.acknowledged += 1;
                 let at = u64::try_from(shared.began.elapsed().as_micros()).expect("a short test");
                 let before = shared.last.swap(at, SeqCst);
-                let gap = Duration::from_micros(at.saturating_sub(before));
-                tally.longest_gap = tally.longest_gap.max(gap);
+                if before > 0 {
+                    let gap = Duration::from_micros(at.saturating_sub(before));
+                    tally.longest_gap = tally.longest_gap.max(gap);
+                }
             }
             Ok(Ok(answer)) => {
                 let code = answer.json()["code"].as_str().unwrap_or("?").to_owned();
