@@ -105,34 +105,32 @@ struct Entry {
     term: u64,
 }
 
+/// Where the newest term is kept.
+pub trait Store: std::fmt::Debug + Send {
+    /// `None`: nothing was ever kept.
+    fn read(&self) -> Result<Option<(u64, u64)>, LedgerError>;
+    /// Durable when it returns.
+    fn write(&self, term: (u64, u64)) -> Result<(), LedgerError>;
+}
+
 #[derive(Debug)]
 pub struct Ledger {
-    path: PathBuf,
+    store: Box<dyn Store>,
     fence: Fence,
 }
 
 impl Ledger {
-    /// A missing file is a node that never obeyed anyone.
     pub fn open(path: PathBuf) -> Result<Self, LedgerError> {
-        let fence = match fs::read(&path) {
-            Ok(bytes) => {
-                let entry: Entry =
-                    serde_json::from_slice(&bytes).map_err(|source| LedgerError::Damaged {
-                        path: path.clone(),
-                        source,
-                    })?;
-                Fence::known(entry.incarnation, entry.term)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Fence::default(),
-            Err(source) => {
-                return Err(LedgerError::Io {
-                    action: "read",
-                    path,
-                    source,
-                });
-            }
+        Self::over(Box::new(InFile { path }))
+    }
+
+    pub fn over(store: Box<dyn Store>) -> Result<Self, LedgerError> {
+        let fence = match store.read()? {
+            Some((incarnation, term)) => Fence::known(incarnation, term),
+            // A node that never obeyed anyone.
+            None => Fence::default(),
         };
-        Ok(Self { path, fence })
+        Ok(Self { store, fence })
     }
 
     pub fn fence(&self) -> &Fence {
@@ -143,10 +141,7 @@ impl Ledger {
     /// the disk only when the term is new.
     pub fn accept_snapshot(&mut self, stamp: Stamp) -> Result<(), LedgerError> {
         if (stamp.incarnation, stamp.term) != self.fence.term {
-            self.persist(&Entry {
-                incarnation: stamp.incarnation,
-                term: stamp.term,
-            })?;
+            self.store.write((stamp.incarnation, stamp.term))?;
         }
         self.fence.advance(stamp);
         Ok(())
@@ -156,21 +151,49 @@ impl Ledger {
     pub fn accept_delta(&mut self, stamp: Stamp) {
         self.fence.advance(stamp);
     }
+}
 
-    fn persist(&self, entry: &Entry) -> Result<(), LedgerError> {
+/// One small file, replaced in one piece.
+#[derive(Debug)]
+struct InFile {
+    path: PathBuf,
+}
+
+impl InFile {
+    fn failed(&self, action: &'static str, source: io::Error) -> LedgerError {
+        LedgerError::Io {
+            action,
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl Store for InFile {
+    fn read(&self) -> Result<Option<(u64, u64)>, LedgerError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.failed("read", source)),
+        };
+        let Entry { incarnation, term } =
+            serde_json::from_slice(&bytes).map_err(|source| LedgerError::Damaged {
+                path: self.path.clone(),
+                source,
+            })?;
+        Ok(Some((incarnation, term)))
+    }
+
+    fn write(&self, (incarnation, term): (u64, u64)) -> Result<(), LedgerError> {
         let write = || -> io::Result<()> {
             let temporary = self.path.with_extension("new");
             let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(entry)?)?;
+            file.write_all(&serde_json::to_vec(&Entry { incarnation, term })?)?;
             file.sync_all()?;
             fs::rename(&temporary, &self.path)?;
             File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
         };
-        write().map_err(|source| LedgerError::Io {
-            action: "write",
-            path: self.path.clone(),
-            source,
-        })
+        write().map_err(|source| self.failed("write", source))
     }
 }
 

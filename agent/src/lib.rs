@@ -27,10 +27,13 @@ pub mod logs;
 pub mod metrics;
 pub mod native;
 mod node_service;
+pub mod orders;
 pub mod reconcile;
 mod relay;
 mod report;
 mod session;
+#[doc(hidden)]
+pub mod testing;
 
 pub use agent::{Agent, StartError};
 pub use build::{BuildFailure, BuildInput, Built, BuiltTar, SourceBuilder};

@@ -61,7 +61,7 @@ impl Reporter {
     }
 }
 
-fn observed(instance: Observed) -> v1::ObservedInstance {
+pub(crate) fn observed(instance: Observed) -> v1::ObservedInstance {
     v1::ObservedInstance {
         id: instance.id.to_wire(),
         revision: Some(instance.revision.into()),

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use coracle_base::{Backoff, Shutdown, replicas::Pace};
 use coracle_model::Stamp;
 use coracle_proto::{
-    ConvertError, required,
+    ConvertError,
     v1::{self, agent_message, agents_client::AgentsClient, controller_message},
 };
 use tokio::{
@@ -20,10 +20,10 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
     agent::Shared,
-    desired::Desired,
     instances::chain,
-    ledger::{Ledger, LedgerError, Verdict},
+    ledger::{Ledger, LedgerError},
     metrics,
+    orders::{self, Refused},
 };
 
 /// A snapshot holds the environment of every instance, up to 32 KiB each.
@@ -73,12 +73,8 @@ enum Ended {
     Closed,
     #[error("the session broke")]
     Broken(#[source] Box<Status>),
-    #[error("refused order {given}: {accepted} was accepted before")]
-    Stale { given: Stamp, accepted: Stamp },
-    #[error("orders between {accepted} and {given} were missed")]
-    Gap { given: Stamp, accepted: Stamp },
-    #[error("cannot read the controller's message")]
-    Malformed(#[source] ConvertError),
+    #[error(transparent)]
+    Refused(Refused),
     #[error("cannot record the leader's term")]
     Ledger(#[source] LedgerError),
 }
@@ -188,7 +184,7 @@ impl Follower<'_> {
         if *followed {
             replicas.leads(&leader);
         }
-        if matches!(ended, Ended::Stale { .. } | Ended::Silent) {
+        if matches!(ended, Ended::Refused(Refused::Stale { .. }) | Ended::Silent) {
             replicas.avoid(&leader);
         }
         ended
@@ -282,11 +278,9 @@ impl Follower<'_> {
             None if !message.controllers.is_empty() => return Ok(()),
             body => body.ok_or_else(|| ConvertError::missing("body")),
         };
-        match body.map_err(Ended::Malformed)? {
+        match body.map_err(Refused::Malformed)? {
             controller_message::Body::Snapshot(snapshot) => {
-                let stamp = stamp(snapshot.stamp)?;
-                self.check(self.fence_snapshot(stamp), stamp)?;
-                let desired = Desired::from_snapshot(snapshot).map_err(Ended::Malformed)?;
+                let (stamp, desired) = orders::snapshot(self.ledger().fence(), snapshot)?;
                 self.accept_snapshot(stamp).await?;
                 self.shared.replace(desired, self.shutdown);
                 self.shared.health.set_session(Ok(()));
@@ -295,16 +289,10 @@ impl Follower<'_> {
                 upward.dirty = true;
             }
             controller_message::Body::Delta(delta) => {
-                let stamp = stamp(delta.stamp)?;
-                let verdict = if *followed {
-                    self.ledger().fence().delta(stamp)
-                } else {
-                    Verdict::Gap
-                };
-                self.check(verdict, stamp)?;
+                let stamp = orders::delta(self.ledger().fence(), *followed, &delta)?;
                 self.shared
                     .change(delta, self.shutdown)
-                    .map_err(Ended::Malformed)?;
+                    .map_err(Refused::Malformed)?;
                 self.ledger().accept_delta(stamp);
             }
             controller_message::Body::Ack(ack) => {
@@ -318,29 +306,6 @@ impl Follower<'_> {
             }
         }
         Ok(())
-    }
-
-    fn fence_snapshot(&self, stamp: Stamp) -> Verdict {
-        self.ledger
-            .as_ref()
-            .expect("only away inside accept_snapshot")
-            .fence()
-            .snapshot(stamp)
-    }
-
-    fn check(&mut self, verdict: Verdict, given: Stamp) -> Result<(), Ended> {
-        let accepted = self.ledger().fence().accepted();
-        match verdict {
-            Verdict::Accept => Ok(()),
-            Verdict::Stale => {
-                metrics::order_refused("stale");
-                Err(Ended::Stale { given, accepted })
-            }
-            Verdict::Gap => {
-                metrics::order_refused("gap");
-                Err(Ended::Gap { given, accepted })
-            }
-        }
     }
 
     /// On another thread, since a new term is written to the disk.
@@ -359,8 +324,15 @@ impl Follower<'_> {
     }
 }
 
-fn stamp(wire: Option<v1::Stamp>) -> Result<Stamp, Ended> {
-    required("stamp", wire).map_err(Ended::Malformed)
+impl From<Refused> for Ended {
+    fn from(refused: Refused) -> Self {
+        match &refused {
+            Refused::Stale { .. } => metrics::order_refused("stale"),
+            Refused::Gap { .. } => metrics::order_refused("gap"),
+            Refused::Malformed(_) => {}
+        }
+        Self::Refused(refused)
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Nothing here touches the disk or waits for a timer on the way from an order to a launch: the
 //! launch begins in the call that applied the order, and whoever waits is woken by the launch.
 
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -26,11 +26,10 @@ use crate::{
     images::RuntimeImages,
     logs::LogStore,
     metrics,
-    reconcile::{Action, Wanted, reconcile},
 };
 
 pub use table::{Counts, Observed, Outcome, Ready};
-use table::{EXITS_MAX, Phase, Reach, Table};
+use table::{EXITS_MAX, Phase, Reach, Table, Work};
 
 /// How long after a stop the driver may take to send the exit.
 const EXIT_OVERDUE: Duration = Duration::from_secs(5);
@@ -151,33 +150,18 @@ impl Instances {
         desired: &BTreeMap<InstanceId, Want>,
         shutdown: &Shutdown,
     ) {
-        let wanted = desired
-            .iter()
-            .map(|(id, want)| (*id, Wanted { drain: want.drain }))
-            .collect();
-        let now = self.now();
         let mut table = self.table();
-        let actions = reconcile(&wanted, &table.seen(), self.parts.limits.stop_grace);
-        for action in &actions {
-            match *action {
-                Action::Launch(id) => {
-                    let spec = Arc::clone(&desired[&id].spec);
-                    table.starting(&spec, now);
+        let (actions, work) = table.follow(desired, self.parts.limits.stop_grace, self.now());
+        for work in work {
+            match work {
+                Work::Launch(spec) => {
                     let this = Arc::clone(self);
                     let ending = shutdown.clone();
                     shutdown.spawn("launch", async move { this.launch(spec, ending).await });
                 }
-                Action::Drain(id, until) => {
-                    table.draining(id, until, now);
-                    let grace = Duration::from_millis(until.since(now));
+                Work::Stop(id, grace) => {
                     self.spawn_stop(id, Stop::Gracefully(grace), shutdown);
                 }
-                Action::Stop(id, grace) => {
-                    // Also one that starts: code that hangs while it loads is not waited for.
-                    table.stopping(id, grace, now);
-                    self.spawn_stop(id, Stop::Gracefully(grace), shutdown);
-                }
-                Action::Forget(id) => table.forget(id),
             }
         }
         self.identify(&mut table, desired);

@@ -11,7 +11,11 @@ use coracle_driver::{Launched, Survivor};
 use coracle_model::{ExitReason, InstanceId, InstanceSpec, InstanceState, RevisionId, Timestamp};
 use tokio::sync::oneshot;
 
-use crate::{artifacts::Hold, reconcile::Seen};
+use crate::{
+    artifacts::Hold,
+    desired::Want,
+    reconcile::{Action, Seen, Wanted, reconcile},
+};
 
 /// Exits that nobody asked to forget yet; beyond it the oldest goes, counted as dropped.
 pub(super) const EXITS_MAX: usize = 4096;
@@ -93,14 +97,57 @@ pub struct Observed {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     entries: BTreeMap<InstanceId, Entry>,
     waiters: BTreeMap<InstanceId, Vec<oneshot::Sender<Outcome>>>,
     waiting: usize,
     recent: VecDeque<(InstanceId, ExitReason)>,
 }
 
+/// What the driver has to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Work {
+    Launch(Arc<InstanceSpec>),
+    /// Gracefully, within this time.
+    Stop(InstanceId, Duration),
+}
+
 impl Table {
+    /// Decides what has to be done for what runs to be what is wanted, and notes it as begun.
+    pub(crate) fn follow(
+        &mut self,
+        desired: &BTreeMap<InstanceId, Want>,
+        grace: Duration,
+        now: Timestamp,
+    ) -> (Vec<Action>, Vec<Work>) {
+        let wanted = desired
+            .iter()
+            .map(|(id, want)| (*id, Wanted { drain: want.drain }))
+            .collect();
+        let actions = reconcile(&wanted, &self.seen(), grace);
+        let mut work = Vec::new();
+        for action in &actions {
+            match *action {
+                Action::Launch(id) => {
+                    let spec = Arc::clone(&desired[&id].spec);
+                    self.starting(&spec, now);
+                    work.push(Work::Launch(spec));
+                }
+                Action::Drain(id, until) => {
+                    self.draining(id, until, now);
+                    work.push(Work::Stop(id, Duration::from_millis(until.since(now))));
+                }
+                Action::Stop(id, grace) => {
+                    // Also one that starts: code that hangs while it loads is not waited for.
+                    self.stopping(id, grace, now);
+                    work.push(Work::Stop(id, grace));
+                }
+                Action::Forget(id) => self.forget(id),
+            }
+        }
+        (actions, work)
+    }
+
     pub(super) fn seen(&self) -> BTreeMap<InstanceId, Seen> {
         let seen = |entry: &Entry| match entry.phase {
             Phase::Starting { stop } => Seen::Starting {
@@ -139,7 +186,7 @@ impl Table {
         self.entries.insert(spec.id, entry);
     }
 
-    pub(super) fn adopted(&mut self, survivor: Survivor, hold: Hold) {
+    pub(crate) fn adopted(&mut self, survivor: Survivor, hold: Hold) {
         let ready = Ready {
             socket: survivor.socket,
             origin: coracle_driver::Origin::Running.as_str(),
@@ -186,7 +233,7 @@ impl Table {
     }
 
     /// The launch succeeded. Gives the grace when it is to be stopped right away.
-    pub(super) fn ready(
+    pub(crate) fn ready(
         &mut self,
         id: InstanceId,
         launched: Launched,
@@ -248,7 +295,7 @@ impl Table {
     }
 
     /// The driver says that it is gone. Its exit is on its way and brings the reason.
-    pub(super) fn stop_done(&mut self, id: InstanceId, now: Timestamp) {
+    pub(crate) fn stop_done(&mut self, id: InstanceId, now: Timestamp) {
         if let Some(entry) = self.entries.get_mut(&id)
             && matches!(entry.phase, Phase::Draining { .. } | Phase::Stopping { .. })
         {
@@ -257,7 +304,7 @@ impl Table {
     }
 
     /// Instances that the driver called gone `after` ago without an exit ever coming.
-    pub(super) fn overdue(&self, now: Timestamp, after: Duration) -> Vec<InstanceId> {
+    pub(crate) fn overdue(&self, now: Timestamp, after: Duration) -> Vec<InstanceId> {
         let overdue = |entry: &Entry| match entry.phase {
             Phase::Stopping { stopped: Some(at) } => u128::from(now.since(at)) >= after.as_millis(),
             _ => false,
@@ -271,7 +318,7 @@ impl Table {
 
     /// It ended. `None` when that was known or nobody knows it; otherwise the reason as it is
     /// reported: an end that the scheduler asked for is not the function's fault.
-    pub(super) fn exited(
+    pub(crate) fn exited(
         &mut self,
         id: InstanceId,
         reason: ExitReason,
@@ -321,7 +368,7 @@ impl Table {
     }
 
     /// Everything for one report; ends are marked as told in report `number`.
-    pub(super) fn report(&mut self, number: u64) -> Vec<Observed> {
+    pub(crate) fn report(&mut self, number: u64) -> Vec<Observed> {
         let mut all = Vec::with_capacity(self.entries.len());
         for (id, entry) in &mut self.entries {
             let state = match &entry.phase {
@@ -353,7 +400,7 @@ impl Table {
     }
 
     /// The leader has everything up to report `number`.
-    pub(super) fn acknowledged(&mut self, number: u64) {
+    pub(crate) fn acknowledged(&mut self, number: u64) {
         for entry in self.entries.values_mut() {
             if entry.reported.is_some_and(|reported| reported <= number) {
                 entry.acknowledged = true;
@@ -362,7 +409,7 @@ impl Table {
     }
 
     /// Report numbers start over, and whoever leads now is told everything.
-    pub(super) fn new_session(&mut self) {
+    pub(crate) fn new_session(&mut self) {
         for entry in self.entries.values_mut() {
             entry.reported = None;
             entry.acknowledged = false;
@@ -370,7 +417,7 @@ impl Table {
     }
 
     /// How it stands, where that is final for whoever waits.
-    pub(super) fn outcome(&self, id: InstanceId) -> Option<Outcome> {
+    pub(crate) fn outcome(&self, id: InstanceId) -> Option<Outcome> {
         let Some(entry) = self.entries.get(&id) else {
             let (_, reason) = self.recent.iter().rev().find(|(ended, _)| *ended == id)?;
             return Some(Outcome::Failed(reason.clone()));
@@ -420,7 +467,7 @@ impl Table {
         }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts {
             waiting: self.waiting,
             ..Counts::default()
