@@ -130,8 +130,14 @@ pub(crate) fn check(metadata: &Metadata) -> Result<(), String> {
     }
     let unlisted = metadata.members().filter(|p| {
         !ALLOWED.iter().any(|(name, _)| *name == p.name)
-            && !["coracle", "coracle-bench", "coracle-tests", "coracle-xtask"]
-                .contains(&p.name.as_str())
+            && ![
+                "coracle",
+                "coracle-bench",
+                "coracle-sim",
+                "coracle-tests",
+                "coracle-xtask",
+            ]
+            .contains(&p.name.as_str())
     });
     wrong.extend(unlisted.map(|p| format!("{} is not in the list of layers", p.name)));
     if wrong.is_empty() {

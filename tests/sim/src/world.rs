@@ -1,0 +1,760 @@
+//! The world of one seed: hosts, what is on its way between them, and the order in which it
+//! happens. Everything that is random comes from one generator, and nothing else decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coracle_controller::testing::Leader;
+use coracle_model::{ProjectId, Timestamp, WriteId};
+use coracle_replica::{
+    Role,
+    testing::{Message, MessageType, Refused},
+};
+
+use crate::{
+    client::{self, Client, Pending, Reply, Request},
+    faults::Fault,
+    linear::{self, Action, Op, Outcome},
+    member::{Member, Outbox, Waiter},
+    net::{Cuts, Host},
+    options::{Options, Profile},
+    oracle::Oracle,
+    rng::Rng,
+};
+
+/// When every seed begins, by its own clock.
+const EPOCH: u64 = 1_700_000_000_000;
+/// How long everyone may take to find together again once nothing breaks any more.
+const QUIET_MS: u64 = 120_000;
+
+#[derive(Debug, Clone)]
+pub(crate) enum Packet {
+    Raft(Box<Message>),
+    Ask {
+        attempt: u64,
+        key: u64,
+        request: Request,
+    },
+    Answer {
+        attempt: u64,
+        reply: Reply,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Deliver {
+        from: Host,
+        to: Host,
+        packet: Packet,
+    },
+    /// Of a controller, in one of its lives.
+    Tick(u64, u64),
+    Settle(u64),
+    Start(u64),
+    /// A new cluster makes its first objects before anybody uses it.
+    Bootstrap,
+    ClientActs(u64),
+    ClientWaited(u64, u64),
+    Fault,
+    FaultEnds(u64),
+}
+
+/// What happened, so that a run in which nothing did is noticed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub events: u64,
+    pub acknowledged: u64,
+    pub unknown: u64,
+    pub reads: u64,
+    pub snapshots: u64,
+    pub crashes: u64,
+    pub terms: u64,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub(crate) options: Options,
+    pub(crate) profile: Profile,
+    pub(crate) rng: Rng,
+    /// Milliseconds since the seed began.
+    pub(crate) now: u64,
+    agenda: BTreeMap<(u64, u64), Event>,
+    posted: u64,
+    pub(crate) cuts: Cuts,
+    pub(crate) members: BTreeMap<u64, Member>,
+    clients: BTreeMap<u64, Client>,
+    pub(crate) oracle: Oracle,
+    /// What clients saw, by name. Moments are numbers that only ever rise.
+    history: BTreeMap<u64, Vec<Op>>,
+    moment: u64,
+    versions: u64,
+    pub(crate) faults: BTreeMap<u64, Fault>,
+    pub(crate) next_fault: u64,
+    pub(crate) quiet: bool,
+    pub(crate) tally: Tally,
+    /// How far each controller's clock is off, in milliseconds and in thousandths.
+    clocks: BTreeMap<u64, (i64, i64)>,
+    settling: BTreeSet<u64>,
+}
+
+impl World {
+    pub fn new(options: Options) -> Self {
+        let mut rng = Rng::new(options.seed);
+        let profile = Profile::draw(&mut rng);
+        let mut world = Self {
+            options,
+            rng,
+            now: 0,
+            agenda: BTreeMap::new(),
+            posted: 0,
+            cuts: Cuts::default(),
+            members: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            oracle: Oracle::default(),
+            history: BTreeMap::new(),
+            moment: 0,
+            versions: 0,
+            faults: BTreeMap::new(),
+            next_fault: 0,
+            quiet: false,
+            tally: Tally::default(),
+            clocks: BTreeMap::new(),
+            settling: BTreeSet::new(),
+            profile,
+        };
+        world.say(|| format!("{:?}", world.profile));
+        for id in 1..=world.profile.members {
+            let off = |rng: &mut Rng, most: u64| {
+                let most = i64::try_from(most).expect("small");
+                i64::try_from(rng.below(2 * most.unsigned_abs() + 1)).expect("small") - most
+            };
+            let skew = off(&mut world.rng, world.profile.skew_ms);
+            let drift = off(&mut world.rng, world.profile.drift);
+            world.clocks.insert(id, (skew, drift));
+            world.members.insert(id, Member::new(id));
+            world.start(id);
+        }
+        for id in 0..world.profile.clients {
+            world.clients.insert(id, Client::default());
+        }
+        world.after(100, Event::Bootstrap);
+        world
+    }
+
+    /// Runs to the end. `Err` says what did not hold.
+    pub fn run(mut self) -> Result<Tally, String> {
+        while self.tally.events < self.options.events {
+            self.step()?;
+        }
+        self.say(|| "quiet".to_owned());
+        self.end_faults();
+        let until = self.now + QUIET_MS;
+        while !self.is_at_rest() {
+            if self.now >= until {
+                return Err(format!("no rest within {QUIET_MS} ms of quiet"));
+            }
+            self.step()?;
+        }
+        for member in self.members.values() {
+            if let Some(running) = &member.up {
+                running.core.machine().compare(running.core.applied());
+            }
+        }
+        if let Some(what) = self.oracle.violation() {
+            return Err(what);
+        }
+        self.check_history()?;
+        self.tally.terms = self.oracle.terms_led() as u64;
+        Ok(self.tally)
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let Some(((at, _), event)) = self.agenda.pop_first() else {
+            return Err("nothing is left to happen".to_owned());
+        };
+        self.now = at;
+        self.tally.events += 1;
+        self.happen(event);
+        match self.oracle.violation() {
+            None => Ok(()),
+            Some(what) => Err(format!(
+                "{what} (event {}, {} ms)",
+                self.tally.events, self.now
+            )),
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deliver { from, to, packet } => self.deliver(from, to, packet),
+            Event::Tick(id, life) => self.tick(id, life),
+            Event::Settle(id) => {
+                self.settling.remove(&id);
+                self.settle(id);
+            }
+            Event::Start(id) => self.start(id),
+            Event::Bootstrap => self.bootstrap(),
+            Event::ClientActs(id) => self.client_acts(id),
+            Event::ClientWaited(id, attempt) => self.client_waited(id, attempt),
+            Event::Fault => self.fault(),
+            Event::FaultEnds(number) => self.fault_ends(number),
+        }
+    }
+
+    pub(crate) fn say(&self, what: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:>7} {:>6} {}", self.now, self.tally.events, what());
+        }
+    }
+
+    pub(crate) fn after(&mut self, wait: u64, event: Event) {
+        self.posted += 1;
+        self.agenda.insert((self.now + wait, self.posted), event);
+    }
+
+    fn moment(&mut self) -> u64 {
+        self.moment += 1;
+        self.moment
+    }
+
+    /// What the clock of a controller says.
+    pub(crate) fn clock(&self, id: u64) -> Timestamp {
+        let (skew, drift) = self.clocks[&id];
+        let elapsed = i64::try_from(self.now).expect("a run is short");
+        let at = i64::try_from(EPOCH).expect("a year") + elapsed + elapsed * drift / 1_000 + skew;
+        Timestamp(u64::try_from(at).expect("after 1970"))
+    }
+
+    pub(crate) fn some_leader(&self) -> Option<u64> {
+        self.members
+            .iter()
+            .filter_map(|(id, member)| Some((member.status()?, *id)))
+            .filter(|(status, _)| status.role == Role::Leader)
+            .max_by_key(|(status, _)| status.term)
+            .map(|(_, id)| id)
+    }
+
+    // ---- the network
+
+    /// Puts a packet on its way, if it gets anywhere. False when it is lost.
+    pub(crate) fn send(&mut self, from: Host, to: Host, packet: Packet) -> bool {
+        if self.cuts.is_cut(from, to) || (!self.quiet && self.rng.chance(self.profile.drop)) {
+            return false;
+        }
+        let raft = matches!(packet, Packet::Raft(_));
+        if raft && !self.quiet && self.rng.chance(self.profile.duplicate) {
+            let wait = self.latency();
+            let packet = packet.clone();
+            self.after(wait, Event::Deliver { from, to, packet });
+        }
+        let wait = self.latency();
+        self.after(wait, Event::Deliver { from, to, packet });
+        true
+    }
+
+    fn latency(&mut self) -> u64 {
+        let (low, high) = self.profile.latency;
+        if self.quiet {
+            return self.rng.between(1, 5);
+        }
+        let wait = self.rng.between(low, high);
+        if self.rng.chance(self.profile.late) {
+            wait + self.rng.below(20_000)
+        } else {
+            wait
+        }
+    }
+
+    fn deliver(&mut self, from: Host, to: Host, packet: Packet) {
+        // A cut that came while it was on its way swallows it too.
+        let cut = self.cuts.is_cut(from, to);
+        match (to, packet) {
+            (Host::Controller(id), Packet::Raft(message)) => {
+                let Host::Controller(sender) = from else {
+                    return;
+                };
+                self.raft_arrives(sender, id, *message, cut);
+            }
+            (
+                Host::Controller(id),
+                Packet::Ask {
+                    attempt,
+                    key,
+                    request,
+                },
+            ) if !cut => {
+                let Host::Client(client) = from else { return };
+                let waiter = Waiter {
+                    client,
+                    attempt,
+                    key,
+                    asked: self.now,
+                };
+                self.asked(id, waiter, request);
+            }
+            (Host::Client(id), Packet::Answer { attempt, reply }) if !cut => {
+                self.client_hears(id, attempt, from, reply);
+            }
+            _ => {}
+        }
+    }
+
+    fn raft_arrives(&mut self, from: u64, to: u64, message: Message, cut: bool) {
+        let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+        let up = self.members[&to].up.is_some();
+        let arrived = up && !cut;
+        if snapshot && let Some(sender) = self.running(from) {
+            sender.core.snapshot_sent(to, arrived);
+            self.soon(from);
+        }
+        if !arrived {
+            return self.lost(from, to);
+        }
+        let what = message.get_msg_type();
+        self.say(|| format!("m{to} hears {what:?} from m{from}, term {}", message.term));
+        if let Some(running) = self.running(to) {
+            running.core.step(message);
+        }
+        self.soon(to);
+    }
+
+    /// The sender may notice that it could not send.
+    fn lost(&mut self, from: u64, to: u64) {
+        if self.rng.chance(5_000)
+            && let Some(sender) = self.running(from)
+        {
+            sender.core.unreachable(to);
+            self.soon(from);
+        }
+    }
+
+    // ---- controllers
+
+    pub(crate) fn running(&mut self, id: u64) -> Option<&mut crate::member::Running> {
+        self.members.get_mut(&id)?.up.as_deref_mut()
+    }
+
+    pub(crate) fn start(&mut self, id: u64) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        if !member.start(id, &self.options, &self.profile, &self.oracle) {
+            return;
+        }
+        let life = member.life;
+        self.say(|| format!("m{id} starts"));
+        let wait = self.rng.between(1, self.profile.tick_ms);
+        self.after(wait, Event::Tick(id, life));
+        self.soon(id);
+    }
+
+    pub(crate) fn crash(&mut self, id: u64) {
+        let wait = self.rng.wait(self.profile.fault_lasts_ms);
+        self.crash_for(id, wait);
+    }
+
+    fn crash_for(&mut self, id: u64, wait: u64) {
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.up.is_some()) else {
+            return;
+        };
+        let rng = &mut self.rng;
+        member.crash(|unsynced| usize::try_from(rng.below(unsynced as u64 + 1)).expect("small"));
+        self.tally.crashes += 1;
+        self.say(|| format!("m{id} crashes"));
+        self.after(wait, Event::Start(id));
+    }
+
+    fn tick(&mut self, id: u64, life: u64) {
+        let drift = self.clocks[&id].1;
+        let member = self.members.get_mut(&id).expect("of the group");
+        if member.life != life || member.up.is_none() {
+            return;
+        }
+        let patience = u32::try_from(self.profile.election_ticks).expect("small");
+        let forgotten = self.now.saturating_sub(2 * client::patience_ms());
+        let running = member.up.as_deref_mut().expect("just seen");
+        running.core.log_mut().sync_late();
+        running.core.tick();
+        running.age_reads(patience, forgotten);
+        // A clock that runs fast ticks often.
+        let tick = i64::try_from(self.profile.tick_ms).expect("small");
+        let wait = u64::try_from(tick - tick * drift / 1_000).expect("drift is small");
+        self.after(wait, Event::Tick(id, life));
+        self.soon(id);
+    }
+
+    /// Works at once, or a little later, so that batches grow and other things come between.
+    fn soon(&mut self, id: u64) {
+        if self.rng.chance(7_000) {
+            return self.settle(id);
+        }
+        if self.settling.insert(id) {
+            let wait = self.rng.between(0, 3);
+            self.after(wait, Event::Settle(id));
+        }
+    }
+
+    /// Works through everything that is ready at one member.
+    fn settle(&mut self, id: u64) {
+        if !self.quiet && self.rng.chance(self.profile.cut_inside) {
+            let lives = self.rng.below(3);
+            if let Some(running) = self.running(id) {
+                running.core.log_mut().lives = Some(lives);
+            }
+        }
+        loop {
+            let mut out = Outbox::default();
+            let Some(running) = self.running(id) else {
+                return;
+            };
+            running.ask_for_reads();
+            if !running.core.has_work() {
+                break;
+            }
+            let result = running.core.advance(&mut out);
+            let voted = |m: &Message| m.get_msg_type() == MessageType::MsgRequestVoteResponse;
+            let voted = out.messages.iter().any(voted);
+            self.carry_out(id, out);
+            if voted && !self.quiet && self.rng.chance(self.profile.cut_after_vote) {
+                let wait = self.rng.between(1, 15);
+                return self.crash_for(id, wait);
+            }
+            if let Err(fatal) = result {
+                self.say(|| format!("m{id} stops: {fatal}"));
+                if !matches!(fatal, coracle_replica::Fatal::Log(_)) {
+                    self.oracle.fail(format!("{id} cannot go on: {fatal:?}"));
+                }
+                self.crash(id);
+                return;
+            }
+        }
+        self.look(id);
+    }
+
+    fn carry_out(&mut self, id: u64, out: Outbox) {
+        for message in out.messages {
+            let to = message.to;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.tally.snapshots += 1;
+            }
+            let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+            let packet = Packet::Raft(Box::new(message));
+            if !self.send(Host::Controller(id), Host::Controller(to), packet) {
+                if snapshot && let Some(running) = self.running(id) {
+                    running.core.snapshot_sent(to, false);
+                }
+                self.lost_quietly(id, to);
+            }
+        }
+        for (position, leading, response) in out.applied {
+            let Some(running) = self.running(id) else {
+                return;
+            };
+            let (dropped, waiter) = running.applied(position);
+            for waiter in dropped {
+                self.answer(id, waiter, Reply::Unknown);
+            }
+            if leading && let Some(waiter) = waiter {
+                self.oracle.acknowledged(position.index, position.term);
+                self.answer(id, waiter, Reply::Written(response));
+            }
+        }
+        if let Some(running) = self.running(id) {
+            for (context, index) in out.reads {
+                running.read_confirmed(context, index);
+            }
+        }
+    }
+
+    /// As [`World::lost`], without working on it at once: this is called from inside that.
+    fn lost_quietly(&mut self, from: u64, to: u64) {
+        if self.rng.chance(5_000)
+            && let Some(sender) = self.running(from)
+        {
+            sender.core.unreachable(to);
+        }
+    }
+
+    /// After work: what its status says, who may be answered, who has to be let go.
+    fn look(&mut self, id: u64) {
+        let Some(running) = self.running(id) else {
+            return;
+        };
+        let status = running.core.status();
+        let let_go = running.check_leadership(&status);
+        let readable = running.readable(status.applied);
+        for waiter in let_go {
+            self.answer(id, waiter, Reply::Unknown);
+        }
+        for waiter in readable {
+            let view = self.members[&id].up.as_ref().map(|up| up.leader.view());
+            let Some(view) = view else { return };
+            let value = client::value(&view, waiter.key);
+            self.answer(id, waiter, Reply::Value(value));
+        }
+        if status.role == Role::Leader {
+            self.oracle.leads(id, status.term);
+            if status.caught_up {
+                self.oracle.caught_up(id, status.term, status.applied);
+            }
+        }
+    }
+
+    fn asked(&mut self, id: u64, waiter: Waiter, request: Request) {
+        let at = self.clock(id);
+        let Some(running) = self.running(id) else {
+            return;
+        };
+        let reply = match request {
+            // Of any member: a follower asks the leader.
+            Request::Read => {
+                running.reads_queued.push(waiter);
+                None
+            }
+            Request::Write { write_id, body } => {
+                let bytes = Leader::command(write_id, at, *body);
+                match running.core.propose(bytes) {
+                    Ok(position) => {
+                        running.proposals.push_back((position, waiter));
+                        None
+                    }
+                    Err(Refused::NotLeader { leader }) => Some(Reply::NotLeader(leader)),
+                    Err(_) => Some(Reply::Busy),
+                }
+            }
+        };
+        match reply {
+            Some(reply) => self.answer(id, waiter, reply),
+            None => self.soon(id),
+        }
+    }
+
+    fn answer(&mut self, id: u64, waiter: Waiter, reply: Reply) {
+        let Waiter {
+            client, attempt, ..
+        } = waiter;
+        let packet = Packet::Answer { attempt, reply };
+        self.send(Host::Controller(id), Host::Client(client), packet);
+    }
+
+    fn bootstrap(&mut self) {
+        let leader = self.some_leader();
+        let made = leader.and_then(|id| {
+            let view = self.members[&id].up.as_ref()?.leader.view();
+            let name = client::reference(0).namespace;
+            view.namespace_named(ProjectId::DEFAULT, &name).map(|_| ())
+        });
+        if made.is_some() {
+            for id in 0..self.profile.clients {
+                self.after(id + 1, Event::ClientActs(id));
+            }
+            return self.schedule_fault();
+        }
+        if let Some(id) = leader {
+            let at = self.clock(id);
+            let write_id = WriteId(uuid::Uuid::from_u128(1));
+            let command = Leader::command(write_id, at, client::namespace());
+            if let Some(running) = self.running(id) {
+                // One that is not taken is proposed again.
+                let _ = running.core.propose(command);
+            }
+            self.soon(id);
+        }
+        self.after(200, Event::Bootstrap);
+    }
+
+    // ---- clients
+
+    fn client_acts(&mut self, id: u64) {
+        if self.clients[&id].pending.is_none() {
+            if self.quiet {
+                return;
+            }
+            self.new_operation(id);
+        }
+        self.attempt(id);
+    }
+
+    fn new_operation(&mut self, id: u64) {
+        let key = self.rng.below(self.profile.keys);
+        let action = match self.rng.below(100) {
+            0..30 => Action::Create {
+                id: self.rng.uuid(),
+            },
+            30..48 => Action::Delete,
+            48..72 => {
+                self.versions += 1;
+                Action::Update {
+                    version: self.versions,
+                }
+            }
+            _ => Action::Read,
+        };
+        let op = Op {
+            client: id,
+            action,
+            called: self.moment(),
+            answered: None,
+        };
+        let pending = Pending {
+            key,
+            op,
+            write_id: WriteId(self.rng.uuid()),
+            attempts: 0,
+            doubtful: false,
+        };
+        self.say(|| format!("c{id} f{key} {action:?}"));
+        self.client(id).pending = Some(pending);
+    }
+
+    fn client(&mut self, id: u64) -> &mut Client {
+        self.clients.get_mut(&id).expect("one of them")
+    }
+
+    fn attempt(&mut self, id: u64) {
+        let members = self.profile.members;
+        let random = self.rng.between(1, members);
+        let prefer = self.rng.chance(9_000);
+        let client = self.client(id);
+        client.attempt += 1;
+        let attempt = client.attempt;
+        let to = client.prefers.filter(|_| prefer).unwrap_or(random);
+        client.prefers = Some(to);
+        let Some(pending) = &mut client.pending else {
+            return;
+        };
+        pending.attempts += 1;
+        let key = pending.key;
+        let request = match client::body(key, pending.op.action) {
+            None => Request::Read,
+            Some(body) => Request::Write {
+                write_id: pending.write_id,
+                body: Box::new(body),
+            },
+        };
+        let packet = Packet::Ask {
+            attempt,
+            key,
+            request,
+        };
+        self.send(Host::Client(id), Host::Controller(to), packet);
+        self.after(client::patience_ms(), Event::ClientWaited(id, attempt));
+    }
+
+    fn client_waited(&mut self, id: u64, attempt: u64) {
+        let client = self.client(id);
+        if client.attempt != attempt {
+            return;
+        }
+        let Some(pending) = &mut client.pending else {
+            return;
+        };
+        // The message may be on its way still.
+        pending.doubtful = true;
+        client.prefers = None;
+        self.again_or_not(id);
+    }
+
+    fn client_hears(&mut self, id: u64, attempt: u64, from: Host, reply: Reply) {
+        let client = self.client(id);
+        if client.attempt != attempt || client.pending.is_none() {
+            return;
+        }
+        let outcome = match reply {
+            Reply::Written(answer) => match client::outcome(&answer) {
+                Some(outcome) => outcome,
+                None => {
+                    self.oracle
+                        .fail(format!("a client was answered {answer:?}"));
+                    return;
+                }
+            },
+            Reply::Value(value) => Outcome::Value(value),
+            Reply::NotLeader(leader) => {
+                client.prefers = leader.filter(|leader| Host::Controller(*leader) != from);
+                return self.again_or_not(id);
+            }
+            Reply::Busy => return self.again_or_not(id),
+            Reply::Unknown => {
+                if let Some(pending) = &mut client.pending {
+                    pending.doubtful = true;
+                }
+                client.prefers = None;
+                return self.again_or_not(id);
+            }
+        };
+        self.finish(id, Some(outcome));
+    }
+
+    /// Tries once more, under the same id, or leaves it there.
+    fn again_or_not(&mut self, id: u64) {
+        let gives_up = !self.quiet && self.rng.chance(600);
+        let client = self.client(id);
+        let doubtful = client.pending.as_ref().is_some_and(|p| p.doubtful);
+        client.attempt += 1;
+        if gives_up && doubtful {
+            return self.finish(id, None);
+        }
+        let wait = self.rng.wait(60);
+        self.after(wait, Event::ClientActs(id));
+    }
+
+    fn finish(&mut self, id: u64, outcome: Option<Outcome>) {
+        let moment = self.moment();
+        let client = self.client(id);
+        client.attempt += 1;
+        let Some(Pending { key, mut op, .. }) = client.pending.take() else {
+            return;
+        };
+        self.say(|| format!("c{id} f{key} {:?}: {outcome:?}", op.action));
+        op.answered = outcome.map(|outcome| (moment, outcome));
+        match outcome {
+            None => self.tally.unknown += 1,
+            Some(Outcome::Value(_)) => self.tally.reads += 1,
+            Some(_) => self.tally.acknowledged += 1,
+        }
+        self.history.entry(key).or_default().push(op);
+        let wait = self.rng.wait(self.profile.think_ms);
+        self.after(wait, Event::ClientActs(id));
+    }
+
+    // ---- the end
+
+    /// Everyone has applied everything that was acknowledged, and nobody waits.
+    fn is_at_rest(&self) -> bool {
+        let newest = self.oracle.last_acknowledged();
+        let statuses: Option<Vec<_>> = self.members.values().map(Member::status).collect();
+        let Some(statuses) = statuses else {
+            return false;
+        };
+        let last = statuses.iter().map(|s| s.applied).max().unwrap_or(0);
+        let leading = statuses.iter().filter(|s| s.leading().is_some()).count();
+        let waiting = self.clients.values().any(|client| client.pending.is_some());
+        leading == 1 && !waiting && last >= newest && statuses.iter().all(|s| s.applied == last)
+    }
+
+    fn check_history(&self) -> Result<(), String> {
+        for (key, ops) in &self.history {
+            if let Err(op) = linear::check(ops) {
+                return Err(format!(
+                    "the history of f{key} has no explanation: client {} was answered {:?} to {:?}",
+                    op.client, op.answered, op.action
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs one seed and catches what panics: raft-rs ends a process that way when it sees what
+/// cannot be.
+pub fn run(options: Options) -> Result<Tally, String> {
+    let ran = std::panic::catch_unwind(move || World::new(options).run());
+    ran.unwrap_or_else(|cause| {
+        let text = cause
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panicked: {}", text.unwrap_or_default()))
+    })
+}
