@@ -40,6 +40,8 @@ mod routes;
 mod running;
 mod server;
 mod shared;
+#[doc(hidden)]
+pub mod testing;
 mod upstream;
 mod verdict;
 mod wire;

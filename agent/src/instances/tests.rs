@@ -3,6 +3,7 @@ use coracle_model::{Memory, MilliCpu, RevisionId};
 use uuid::Uuid;
 
 use super::{table::WAITERS_MAX, *};
+use crate::reconcile::{Action, reconcile};
 
 fn id(n: u128) -> InstanceId {
     InstanceId(Uuid::from_u128(n))

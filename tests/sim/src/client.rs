@@ -96,10 +96,14 @@ pub(crate) fn body(key: u64, action: Action) -> Option<Body> {
             annotations: None,
             key_required: None,
             keys: None,
-            disabled: None,
-            scale_min: None,
-            scale_max: None,
-            settings: SettingsPatch::default(),
+            // Each version its own bounds, and every third one another revision.
+            disabled: Some(version % 9 == 0),
+            scale_min: Some(u32::from(version % 2 == 0)),
+            scale_max: Some(u32::try_from(1 + version % 4).expect("small")),
+            settings: SettingsPatch {
+                timeout: (version % 3 == 0).then(|| seconds(1 + version % 4)),
+                ..SettingsPatch::default()
+            },
             task: None,
         })),
         Action::Delete => Operation::DeleteFunction {
@@ -110,6 +114,11 @@ pub(crate) fn body(key: u64, action: Action) -> Option<Body> {
         Action::Read => return None,
     };
     Some(Body::Operation(operation))
+}
+
+fn seconds(seconds: u64) -> Timeout {
+    let seconds = u32::try_from(seconds).expect("small");
+    Timeout::from_secs(seconds).expect("valid")
 }
 
 fn settings() -> RevisionSettings {
@@ -124,8 +133,8 @@ fn settings() -> RevisionSettings {
         env: Default::default(),
         memory: Memory::from_mib(128).expect("valid"),
         cpu: MilliCpu::new(250).expect("valid"),
-        timeout: Timeout::from_secs(5).expect("valid"),
-        init_timeout: Timeout::from_secs(5).expect("valid"),
+        timeout: seconds(2),
+        init_timeout: seconds(2),
         concurrency: Concurrency::ONE,
         network: Network::None,
     }

@@ -38,6 +38,42 @@ impl World {
         }
     }
 
+    /// Something happens to agents and gateways.
+    fn edge_fault(&mut self) {
+        let agent = self.rng.between(1, self.profile.machines);
+        let gateway = self.rng.between(1, self.profile.gateways);
+        let controllers: Vec<Host> = (1..=self.profile.members).map(Host::Controller).collect();
+        let lasts = self.rng.wait(self.profile.fault_lasts_ms);
+        match self.rng.below(10) {
+            0 => self.agent_crashes(agent, true),
+            1 | 2 if self.profile.crashes => self.agent_crashes(agent, false),
+            3 if self.profile.crashes => self.gateway_crashes(gateway),
+            4 => {
+                let some = *self.rng.pick(&controllers);
+                self.begin_cut(between(&[Host::Agent(agent)], &[some]), lasts, "agent");
+            }
+            5 => {
+                let pairs = between(&[Host::Agent(agent)], &controllers);
+                self.begin_cut(pairs, lasts, "agent alone");
+            }
+            6 => {
+                let pairs = between(&[Host::Gateway(gateway)], &controllers);
+                self.begin_cut(pairs, lasts, "gateway alone");
+            }
+            7 => {
+                let pairs = between(&[Host::Gateway(gateway)], &[Host::Agent(agent)]);
+                self.begin_cut(pairs, lasts, "gateway and agent");
+            }
+            // A session breaks, no more.
+            8 => self.break_pipes_of(Host::Agent(agent)),
+            _ => {
+                for agent in 1..=self.profile.machines {
+                    self.break_pipes_of(Host::Agent(agent));
+                }
+            }
+        }
+    }
+
     fn power_goes(&mut self) {
         if self.profile.blackouts && self.rng.chance(1_500) {
             self.say(|| "fault: power goes everywhere".to_owned());
@@ -165,6 +201,9 @@ impl World {
         let open: Vec<u64> = self.faults.keys().copied().collect();
         for number in open {
             self.fault_ends(number);
+        }
+        for id in 1..=self.profile.machines {
+            self.agent_starts(id);
         }
         for id in 1..=self.profile.members {
             self.start(id);

@@ -10,12 +10,16 @@
 
 mod client;
 mod disk;
+mod edge;
 mod faults;
+mod lead;
 mod linear;
 mod member;
 mod net;
+mod node;
 mod options;
 mod oracle;
+mod pipe;
 mod rng;
 mod world;
 

@@ -10,7 +10,8 @@ const USAGE: &str = "usage: coracle-sim --seeds N --from SEED [--events N] [--tr
   --from SEED   the first (0)
   --events N    events before the faults of a seed end (10000)
   --trace       prints every event and what the real parts log
-  --plant BUG   with a planted bug: votes, acknowledgements, deduplication
+  --plant BUG   with a planted bug: votes, acknowledgements, deduplication, stamp,
+                collection, retry
 
 The last line is `N seeds, N failed`.";
 

@@ -1,6 +1,9 @@
 //! One controller: the real replica core over the real state machine, on a disk that can fail.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use coracle_controller::{
     BackoffConfig, LeaderConfig, PlannerConfig, testing::Leader, testing::State,
@@ -15,6 +18,7 @@ use prost::Message as _;
 
 use crate::{
     disk::Disk,
+    lead::Lead,
     options::{Options, Planted, Profile},
     oracle::Oracle,
 };
@@ -127,6 +131,7 @@ pub(crate) struct Running {
     pub(crate) next_context: u64,
     /// The term in which the waiters were taken in.
     pub(crate) leading: Option<u64>,
+    pub(crate) lead: Lead,
 }
 
 #[derive(Debug)]
@@ -172,11 +177,7 @@ impl Member {
             return false;
         };
         self.life += 1;
-        let (leader, state) = Leader::new(
-            PlannerConfig::default(),
-            BackoffConfig::default(),
-            LeaderConfig::default(),
-        );
+        let (leader, state) = Leader::new(planner(), backoff(), leading(options.planted));
         let machine = Checked {
             inner: state,
             member: id,
@@ -212,9 +213,54 @@ impl Member {
             reads_confirmed: Vec::new(),
             next_context: 0,
             leading: None,
+            lead: Lead::default(),
         }));
         true
     }
+}
+
+/// A tenth of the usual times, so that a seed of a minute sees everything.
+fn planner() -> PlannerConfig {
+    PlannerConfig {
+        scaling: ScalingConfig {
+            stable_window_ms: 6_000,
+            panic_window_ms: 1_000,
+            idle_ms: 4_000,
+            demand_stale_ms: 1_500,
+            ..ScalingConfig::default()
+        },
+        drain_grace_ms: 500,
+        deploy_patience_ms: 6_000,
+        reclaim_idle_ms: 500,
+        ..PlannerConfig::default()
+    }
+}
+
+fn backoff() -> BackoffConfig {
+    BackoffConfig {
+        first_ms: 200,
+        most_ms: 5_000,
+        answered_most_ms: 500,
+        healthy_after_ms: 1_000,
+    }
+}
+
+pub(crate) fn leading(planted: Option<Planted>) -> LeaderConfig {
+    let usual = LeaderConfig {
+        tick: Duration::from_millis(500),
+        collect_deadline: Duration::from_millis(1_500),
+        collect_settle: Duration::from_millis(100),
+        node_grace: Duration::from_millis(4_000),
+        ..LeaderConfig::default()
+    };
+    if planted == Some(Planted::ScaleDownBeforeCollection) {
+        return LeaderConfig {
+            collect_deadline: Duration::ZERO,
+            collect_settle: Duration::ZERO,
+            ..usual
+        };
+    }
+    usual
 }
 
 /// What the replica's driver does around its core.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Host {
     Controller(u64),
+    Agent(u64),
+    Gateway(u64),
     Client(u64),
 }
 
@@ -13,6 +15,8 @@ impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Controller(id) => write!(f, "m{id}"),
+            Self::Agent(id) => write!(f, "a{id}"),
+            Self::Gateway(id) => write!(f, "g{id}"),
             Self::Client(id) => write!(f, "c{id}"),
         }
     }

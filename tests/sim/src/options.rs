@@ -12,6 +12,12 @@ pub enum Planted {
     AcknowledgementsBeforeSync,
     /// Snapshots leave out which writes were applied.
     DeduplicationLostAtSnapshot,
+    /// An agent takes orders of whoever sends some.
+    OlderStampAccepted,
+    /// A new leader plans without having heard its agents.
+    ScaleDownBeforeCollection,
+    /// A gateway repeats a request that it had sent.
+    RetryAfterSend,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +53,11 @@ impl Options {
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
     pub(crate) members: u64,
+    pub(crate) machines: u64,
+    pub(crate) gateways: u64,
+    pub(crate) launch_ms: u64,
+    pub(crate) call_ms: u64,
+    pub(crate) run_ms: u64,
     pub(crate) clients: u64,
     pub(crate) keys: u64,
     pub(crate) tick_ms: u64,
@@ -80,6 +91,11 @@ impl Profile {
         let some = |rng: &mut Rng, chance: u64| rng.chance(chance);
         Self {
             members: *rng.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 1]),
+            machines: rng.between(1, 4),
+            gateways: rng.between(1, 3),
+            launch_ms: *rng.pick(&[10, 100, 600]),
+            call_ms: *rng.pick(&[100, 300, 1_500]),
+            run_ms: *rng.pick(&[10, 100, 800]),
             clients: rng.between(2, 5),
             keys: rng.between(1, 4),
             tick_ms: 100,
@@ -116,9 +132,12 @@ impl std::str::FromStr for Planted {
 }
 
 impl Planted {
-    pub const ALL: [(&str, Self); 3] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("votes", Self::VotesBeforeSync),
         ("acknowledgements", Self::AcknowledgementsBeforeSync),
         ("deduplication", Self::DeduplicationLostAtSnapshot),
+        ("stamp", Self::OlderStampAccepted),
+        ("collection", Self::ScaleDownBeforeCollection),
+        ("retry", Self::RetryAfterSend),
     ];
 }

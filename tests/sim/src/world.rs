@@ -1,10 +1,14 @@
 //! The world of one seed: hosts, what is on its way between them, and the order in which it
 //! happens. Everything that is random comes from one generator, and nothing else decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use coracle_controller::testing::Leader;
-use coracle_model::{ProjectId, Timestamp, WriteId};
+use coracle_model::{FunctionId, InstanceId, ProjectId, RevisionId, Timestamp, WriteId};
+use coracle_proto::v1;
 use coracle_replica::{
     Role,
     testing::{Message, MessageType, Refused},
@@ -12,12 +16,15 @@ use coracle_replica::{
 
 use crate::{
     client::{self, Client, Pending, Reply, Request},
+    edge::{Call, Edge},
     faults::Fault,
     linear::{self, Action, Op, Outcome},
     member::{Member, Outbox, Waiter},
     net::{Cuts, Host},
+    node::Machine,
     options::{Options, Profile},
     oracle::Oracle,
+    pipe::Pipe,
     rng::Rng,
 };
 
@@ -38,6 +45,45 @@ pub(crate) enum Packet {
         attempt: u64,
         reply: Reply,
     },
+    // Along pipes.
+    Hello(Box<v1::Report>),
+    Report(Box<v1::Report>),
+    Order(Box<v1::ControllerMessage>),
+    Subscribe,
+    Routes(Arc<v1::RouteUpdate>),
+    Closed,
+    // Between gateways and controllers.
+    Activate {
+        function: FunctionId,
+        request: Box<v1::ActivateRequest>,
+    },
+    Activated {
+        function: FunctionId,
+        activation: bytes::Bytes,
+        /// `None`: it does not lead.
+        answer: Option<Box<v1::ActivateResponse>>,
+    },
+    Demand(Box<v1::DemandReport>),
+    NotLeading,
+    // Between gateways and nodes.
+    Await {
+        instance: InstanceId,
+    },
+    Born {
+        instance: InstanceId,
+        ready: bool,
+    },
+    Invoke {
+        request: u64,
+        instance: InstanceId,
+    },
+    /// Refused or busy: nothing of it was consumed.
+    NotTaken {
+        request: u64,
+    },
+    Ran {
+        request: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -57,6 +103,29 @@ pub(crate) enum Event {
     ClientWaited(u64, u64),
     Fault,
     FaultEnds(u64),
+    Piped {
+        pipe: u64,
+        from: Host,
+        packet: Packet,
+    },
+    PipeEnds(u64, Host),
+    /// Of a controller, in one of its lives.
+    Plan(u64, u64),
+    AgentStarts(u64),
+    /// Of an agent, in one of its lives.
+    AgentActs(u64, u64),
+    Launched(u64, u64, InstanceId),
+    Stopped(u64, u64, InstanceId),
+    GatewayActs(u64),
+    Call(u64),
+    TryAgain(u64, u64),
+    CallEnds(u64, u64),
+    Ran {
+        machine: u64,
+        gateway: u64,
+        request: u64,
+        instance: InstanceId,
+    },
 }
 
 /// What happened, so that a run in which nothing did is noticed.
@@ -69,6 +138,19 @@ pub struct Tally {
     pub snapshots: u64,
     pub crashes: u64,
     pub terms: u64,
+    pub plans: u64,
+    /// Instances that leaders placed.
+    pub placed: u64,
+    /// Orders and routes that were refused for their stamp.
+    pub refused: u64,
+    pub executed: u64,
+    /// Requests whose answer came back.
+    pub answered: u64,
+}
+
+fn off(rng: &mut Rng, most: u64) -> i64 {
+    let most = i64::try_from(most).expect("small");
+    i64::try_from(rng.below(2 * most.unsigned_abs() + 1)).expect("small") - most
 }
 
 #[derive(Debug)]
@@ -93,8 +175,14 @@ pub struct World {
     pub(crate) quiet: bool,
     pub(crate) tally: Tally,
     /// How far each controller's clock is off, in milliseconds and in thousandths.
-    clocks: BTreeMap<u64, (i64, i64)>,
+    clocks: BTreeMap<Host, (i64, i64)>,
     settling: BTreeSet<u64>,
+    pub(crate) machines: BTreeMap<u64, Machine>,
+    pub(crate) edges: BTreeMap<u64, Edge>,
+    pub(crate) calls: BTreeMap<u64, Call>,
+    pub(crate) next_call: u64,
+    pub(crate) pipes: BTreeMap<u64, Pipe>,
+    pub(crate) next_pipe: u64,
 }
 
 impl World {
@@ -120,19 +208,34 @@ impl World {
             tally: Tally::default(),
             clocks: BTreeMap::new(),
             settling: BTreeSet::new(),
+            machines: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next_call: 0,
+            pipes: BTreeMap::new(),
+            next_pipe: 0,
             profile,
         };
         world.say(|| format!("{:?}", world.profile));
-        for id in 1..=world.profile.members {
-            let off = |rng: &mut Rng, most: u64| {
-                let most = i64::try_from(most).expect("small");
-                i64::try_from(rng.below(2 * most.unsigned_abs() + 1)).expect("small") - most
-            };
+        let controllers = (1..=world.profile.members).map(Host::Controller);
+        let agents = (1..=world.profile.machines).map(Host::Agent);
+        let clocks: Vec<Host> = controllers.chain(agents).collect();
+        for host in clocks {
             let skew = off(&mut world.rng, world.profile.skew_ms);
             let drift = off(&mut world.rng, world.profile.drift);
-            world.clocks.insert(id, (skew, drift));
+            world.clocks.insert(host, (skew, drift));
+        }
+        for id in 1..=world.profile.members {
             world.members.insert(id, Member::new(id));
             world.start(id);
+        }
+        for id in 1..=world.profile.machines {
+            world.machines.insert(id, Machine::default());
+            world.after(id, Event::AgentStarts(id));
+        }
+        for id in 1..=world.profile.gateways {
+            world.edges.insert(id, Edge::default());
+            world.after(id, Event::GatewayActs(id));
         }
         for id in 0..world.profile.clients {
             world.clients.insert(id, Client::default());
@@ -151,7 +254,8 @@ impl World {
         let until = self.now + QUIET_MS;
         while !self.is_at_rest() {
             if self.now >= until {
-                return Err(format!("no rest within {QUIET_MS} ms of quiet"));
+                let unrest = self.unrest();
+                return Err(format!("no rest within {QUIET_MS} ms of quiet: {unrest:?}"));
             }
             self.step()?;
         }
@@ -198,6 +302,23 @@ impl World {
             Event::ClientWaited(id, attempt) => self.client_waited(id, attempt),
             Event::Fault => self.fault(),
             Event::FaultEnds(number) => self.fault_ends(number),
+            Event::Piped { pipe, from, packet } => self.piped(pipe, from, packet),
+            Event::PipeEnds(number, end) => self.pipe_ends(number, end),
+            Event::Plan(id, life) => self.plan(id, life),
+            Event::AgentStarts(id) => self.agent_starts(id),
+            Event::AgentActs(id, life) => self.agent_acts(id, life),
+            Event::Launched(id, life, instance) => self.launched(id, life, instance),
+            Event::Stopped(id, life, instance) => self.stopped(id, life, instance),
+            Event::GatewayActs(id) => self.gateway_acts(id),
+            Event::Call(id) => self.call(id),
+            Event::TryAgain(id, request) => self.try_again(id, request),
+            Event::CallEnds(id, request) => self.call_ends(id, request),
+            Event::Ran {
+                machine,
+                gateway,
+                request,
+                instance,
+            } => self.ran(machine, gateway, request, instance),
         }
     }
 
@@ -219,10 +340,19 @@ impl World {
 
     /// What the clock of a controller says.
     pub(crate) fn clock(&self, id: u64) -> Timestamp {
-        let (skew, drift) = self.clocks[&id];
+        self.clock_of(Host::Controller(id))
+    }
+
+    pub(crate) fn clock_of(&self, host: Host) -> Timestamp {
+        let (skew, drift) = self.clocks[&host];
         let elapsed = i64::try_from(self.now).expect("a run is short");
         let at = i64::try_from(EPOCH).expect("a year") + elapsed + elapsed * drift / 1_000 + skew;
         Timestamp(u64::try_from(at).expect("after 1970"))
+    }
+
+    pub(crate) fn collect_deadline(&self) -> u64 {
+        let usual = crate::member::leading(None).collect_deadline;
+        u64::try_from(usual.as_millis()).expect("small")
     }
 
     pub(crate) fn some_leader(&self) -> Option<u64> {
@@ -252,7 +382,7 @@ impl World {
         true
     }
 
-    fn latency(&mut self) -> u64 {
+    pub(crate) fn latency(&mut self) -> u64 {
         let (low, high) = self.profile.latency;
         if self.quiet {
             return self.rng.between(1, 5);
@@ -295,6 +425,40 @@ impl World {
             (Host::Client(id), Packet::Answer { attempt, reply }) if !cut => {
                 self.client_hears(id, attempt, from, reply);
             }
+            (_, packet) if !cut => self.edge_packet(from, to, packet),
+            _ => {}
+        }
+    }
+
+    fn edge_packet(&mut self, from: Host, to: Host, packet: Packet) {
+        match (from, to, packet) {
+            (Host::Gateway(from), Host::Controller(id), Packet::Activate { function, request }) => {
+                self.activation_arrives(id, from, function, &request);
+            }
+            (Host::Gateway(from), Host::Controller(id), Packet::Demand(report)) => {
+                self.demand_arrives(id, from, *report);
+            }
+            (Host::Gateway(from), Host::Agent(id), Packet::Await { instance }) => {
+                self.awaited(id, from, instance);
+            }
+            (Host::Gateway(from), Host::Agent(id), Packet::Invoke { request, instance }) => {
+                self.invoked(id, from, request, instance);
+            }
+            (
+                _,
+                Host::Gateway(id),
+                Packet::Activated {
+                    function,
+                    activation,
+                    answer,
+                },
+            ) => self.activated(id, function, &activation, answer),
+            (_, Host::Gateway(id), Packet::NotLeading) => self.not_leading(id),
+            (_, Host::Gateway(id), Packet::Born { instance, ready }) => {
+                self.born(id, instance, ready);
+            }
+            (_, Host::Gateway(id), Packet::NotTaken { request }) => self.not_taken(id, request),
+            (_, Host::Gateway(id), Packet::Ran { request }) => self.gateway_hears_end(id, request),
             _ => {}
         }
     }
@@ -361,11 +525,12 @@ impl World {
         member.crash(|unsynced| usize::try_from(rng.below(unsynced as u64 + 1)).expect("small"));
         self.tally.crashes += 1;
         self.say(|| format!("m{id} crashes"));
+        self.break_pipes_of(Host::Controller(id));
         self.after(wait, Event::Start(id));
     }
 
     fn tick(&mut self, id: u64, life: u64) {
-        let drift = self.clocks[&id].1;
+        let drift = self.clocks[&Host::Controller(id)].1;
         let member = self.members.get_mut(&id).expect("of the group");
         if member.life != life || member.up.is_none() {
             return;
@@ -381,6 +546,13 @@ impl World {
         let wait = u64::try_from(tick - tick * drift / 1_000).expect("drift is small");
         self.after(wait, Event::Tick(id, life));
         self.soon(id);
+    }
+
+    /// Works soon, from inside something that works.
+    pub(crate) fn later(&mut self, id: u64) {
+        if self.settling.insert(id) {
+            self.after(1, Event::Settle(id));
+        }
     }
 
     /// Works at once, or a little later, so that batches grow and other things come between.
@@ -498,6 +670,7 @@ impl World {
                 self.oracle.caught_up(id, status.term, status.applied);
             }
         }
+        self.serve(id);
     }
 
     fn asked(&mut self, id: u64, waiter: Waiter, request: Request) {
@@ -547,6 +720,9 @@ impl World {
         if made.is_some() {
             for id in 0..self.profile.clients {
                 self.after(id + 1, Event::ClientActs(id));
+            }
+            for id in 1..=self.profile.gateways {
+                self.after(500 + id, Event::Call(id));
             }
             return self.schedule_fault();
         }
@@ -730,7 +906,62 @@ impl World {
         let last = statuses.iter().map(|s| s.applied).max().unwrap_or(0);
         let leading = statuses.iter().filter(|s| s.leading().is_some()).count();
         let waiting = self.clients.values().any(|client| client.pending.is_some());
-        leading == 1 && !waiting && last >= newest && statuses.iter().all(|s| s.applied == last)
+        let replicated = leading == 1
+            && !waiting
+            && last >= newest
+            && statuses.iter().all(|s| s.applied == last);
+        replicated && self.is_idle() && self.unrest().is_none()
+    }
+
+    /// What is not as it should be once everything has had its time.
+    fn unrest(&self) -> Option<String> {
+        let leader = self.some_leader()?;
+        let running = self.members[&leader].up.as_ref()?;
+        if running.lead.led.is_none() {
+            return Some(format!("{leader} has not begun to lead"));
+        }
+        let view = running.leader.view();
+        // By revision: those that answer, and all.
+        let mut counts: BTreeMap<RevisionId, (u32, u32)> = BTreeMap::new();
+        for machine in self.machines.values() {
+            for process in machine.processes.values() {
+                let (ready, all) = counts.entry(process.spec.revision).or_default();
+                *ready += u32::from(process.ready && !process.stopping);
+                *all += 1;
+            }
+        }
+        for (revision, (_, all)) in &counts {
+            let Some(record) = view.function(revision.function) else {
+                return Some(format!(
+                    "{all} instances of {revision}, whose function is deleted"
+                ));
+            };
+            let function = &record.function;
+            if !function.may_run() {
+                return Some(format!("{all} instances of {revision}, which may not run"));
+            }
+            if function.serving != Some(*revision) {
+                return Some(format!(
+                    "{all} instances of {revision}, which does not serve"
+                ));
+            }
+        }
+        for record in view.functions().filter(|record| record.function.may_run()) {
+            let Some(serving) = record.function.serving else {
+                return Some(format!("{} does not serve yet", record.function.name));
+            };
+            if record.function.latest != serving && !record.latest().stage.is_final() {
+                return Some(format!("{} is being deployed", record.function.name));
+            }
+            let (ready, all) = counts.get(&serving).copied().unwrap_or_default();
+            let (min, max) = (record.function.scale.min(), record.function.scale.max());
+            if ready < min || all > max {
+                return Some(format!(
+                    "{serving} has {all} instances, of which {ready} answer: at least {min}, at most {max}"
+                ));
+            }
+        }
+        None
     }
 
     fn check_history(&self) -> Result<(), String> {
