@@ -32,6 +32,8 @@ pub enum Heard {
     /// An order under this stamp was accepted.
     Accepted(Stamp),
     Acknowledged(u64),
+    /// It was about something else.
+    Nothing,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +42,6 @@ pub enum Ended {
     Refused(#[from] Refused),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("an empty message")]
-    Empty,
 }
 
 /// The parts that decide, in one process's life of an agent.
@@ -80,7 +80,10 @@ impl Parts {
     /// As the session's `handle` does it.
     pub fn hear(&mut self, message: v1::ControllerMessage) -> Result<Heard, Ended> {
         let fence: Fence = *self.ledger.fence();
-        match message.body.ok_or(Ended::Empty)? {
+        let Some(body) = message.body else {
+            return Ok(Heard::Nothing);
+        };
+        match body {
             controller_message::Body::Snapshot(snapshot) => {
                 let (stamp, desired) = orders::snapshot(&fence, snapshot)?;
                 self.ledger.accept_snapshot(stamp)?;

@@ -38,7 +38,6 @@ pub(crate) enum Reply {
 pub(crate) struct Pending {
     pub(crate) key: u64,
     pub(crate) op: Op,
-    pub(crate) write_id: WriteId,
     pub(crate) attempts: u32,
     /// Some attempt may have been taken.
     pub(crate) doubtful: bool,
@@ -86,6 +85,7 @@ pub(crate) fn body(key: u64, action: Action) -> Option<Body> {
             keys: Vec::new(),
             disabled: false,
             scale: ScaleBounds::new(0, 3).expect("in order"),
+            placement: Default::default(),
             settings: settings(),
             task: None,
         })),
@@ -96,6 +96,7 @@ pub(crate) fn body(key: u64, action: Action) -> Option<Body> {
             annotations: None,
             key_required: None,
             keys: None,
+            placement: None,
             // Each version its own bounds, and every third one another revision.
             disabled: Some(version % 9 == 0),
             scale_min: Some(u32::from(version % 2 == 0)),

@@ -29,6 +29,9 @@ impl World {
             return;
         }
         self.schedule_fault();
+        if self.rng.chance(4_000) {
+            return self.edge_fault();
+        }
         let partition =
             self.profile.partitions && (!self.profile.crashes || self.rng.chance(5_000));
         if partition {

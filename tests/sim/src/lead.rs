@@ -70,12 +70,13 @@ impl World {
     }
 
     fn plan_within(&mut self, id: u64, wait: u64) {
-        let at = self.now + wait;
+        let (now, at) = (self.now, self.now + wait);
         let life = self.members[&id].life;
         let Some(running) = self.running(id) else {
             return;
         };
-        if running.lead.plan_at.is_none_or(|planned| planned > at) {
+        let planned = running.lead.plan_at;
+        if planned.is_none_or(|planned| planned > at || planned < now) {
             running.lead.plan_at = Some(at);
             self.after(wait, Event::Plan(id, life));
         }

@@ -6,10 +6,11 @@ use std::{
 };
 
 use coracle_controller::{
-    BackoffConfig, LeaderConfig, PlannerConfig, testing::Leader, testing::State,
+    BackoffConfig, LeaderConfig, PlannerConfig, ScalingConfig,
+    testing::{Leader, State},
 };
-use coracle_model::Refusal;
-use coracle_proto::v1;
+use coracle_model::{Refusal, WriteId};
+use coracle_proto::{Wire as _, v1};
 use coracle_replica::{
     Command, Config, Machine, MachineError, MemLog, Role, SnapshotPolicy, Status,
     testing::{Core, Done, Message, Output, Position},
@@ -50,6 +51,9 @@ impl Machine for Checked {
         let Command { index, term, bytes } = command;
         self.oracle.applied(self.member, index, term, bytes);
         let outcome = self.inner.apply(command)?;
+        let wire = v1::Command::decode(bytes)?;
+        let write = WriteId::from_wire("write_id", wire.write_id)?;
+        self.oracle.written(write, &outcome);
         if self.compare {
             let shown = format!("{outcome:?}");
             self.oracle.outcome(self.member, index, &shown);
@@ -242,6 +246,7 @@ fn backoff() -> BackoffConfig {
         most_ms: 5_000,
         answered_most_ms: 500,
         healthy_after_ms: 1_000,
+        ..BackoffConfig::default()
     }
 }
 

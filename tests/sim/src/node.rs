@@ -288,6 +288,7 @@ impl World {
                 }
                 self.agent_reconciles(id);
             }
+            Ok(Heard::Nothing) => {}
             Ok(Heard::Accepted(accepted)) => {
                 up.dirty = true;
                 self.accepted(id, given.unwrap_or(accepted));

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use coracle_model::{Refusal, WriteId};
+
 /// Shared with the state machines, which run inside the replicas.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Oracle(Arc<Mutex<Known>>);
@@ -20,6 +22,10 @@ pub(crate) struct Known {
     states: BTreeMap<u64, u64>,
     /// The last index that was acknowledged in each term.
     acknowledged: BTreeMap<u64, u64>,
+    /// When each write was first applied anywhere, and what came of it.
+    writes: BTreeMap<WriteId, (u64, Result<(), Refusal>)>,
+    /// Numbers the moments at which something happened: no two are the same.
+    moment: u64,
     violation: Option<String>,
 }
 
@@ -33,6 +39,23 @@ pub(crate) fn digest(bytes: &[u8]) -> u64 {
 impl Oracle {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().expect("never poisoned: no panic while held")
+    }
+
+    pub(crate) fn moment(&self) -> u64 {
+        let mut known = self.known();
+        known.moment += 1;
+        known.moment
+    }
+
+    pub(crate) fn written(&self, write: WriteId, outcome: &Result<(), Refusal>) {
+        let moment = self.moment();
+        let mut known = self.known();
+        let first = known.writes.entry(write);
+        first.or_insert_with(|| (moment, outcome.clone()));
+    }
+
+    pub(crate) fn first_written(&self, write: WriteId) -> Option<(u64, Result<(), Refusal>)> {
+        self.known().writes.get(&write).cloned()
     }
 
     /// The first violation is the one that counts: others may follow from it.

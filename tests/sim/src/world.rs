@@ -168,7 +168,6 @@ pub struct World {
     pub(crate) oracle: Oracle,
     /// What clients saw, by name. Moments are numbers that only ever rise.
     history: BTreeMap<u64, Vec<Op>>,
-    moment: u64,
     versions: u64,
     pub(crate) faults: BTreeMap<u64, Fault>,
     pub(crate) next_fault: u64,
@@ -200,7 +199,6 @@ impl World {
             clients: BTreeMap::new(),
             oracle: Oracle::default(),
             history: BTreeMap::new(),
-            moment: 0,
             versions: 0,
             faults: BTreeMap::new(),
             next_fault: 0,
@@ -331,11 +329,6 @@ impl World {
     pub(crate) fn after(&mut self, wait: u64, event: Event) {
         self.posted += 1;
         self.agenda.insert((self.now + wait, self.posted), event);
-    }
-
-    fn moment(&mut self) -> u64 {
-        self.moment += 1;
-        self.moment
     }
 
     /// What the clock of a controller says.
@@ -766,16 +759,17 @@ impl World {
             }
             _ => Action::Read,
         };
+        let write = WriteId(self.rng.uuid());
         let op = Op {
             client: id,
+            write,
             action,
-            called: self.moment(),
+            called: self.oracle.moment(),
             answered: None,
         };
         let pending = Pending {
             key,
             op,
-            write_id: WriteId(self.rng.uuid()),
             attempts: 0,
             doubtful: false,
         };
@@ -804,7 +798,7 @@ impl World {
         let request = match client::body(key, pending.op.action) {
             None => Request::Read,
             Some(body) => Request::Write {
-                write_id: pending.write_id,
+                write_id: pending.op.write,
                 body: Box::new(body),
             },
         };
@@ -876,7 +870,7 @@ impl World {
     }
 
     fn finish(&mut self, id: u64, outcome: Option<Outcome>) {
-        let moment = self.moment();
+        let moment = self.oracle.moment();
         let client = self.client(id);
         client.attempt += 1;
         let Some(Pending { key, mut op, .. }) = client.pending.take() else {
@@ -948,6 +942,10 @@ impl World {
         }
         for record in view.functions().filter(|record| record.function.may_run()) {
             let Some(serving) = record.function.serving else {
+                // Its deploy failed, as the seed said.
+                if record.latest().stage.is_final() {
+                    continue;
+                }
                 return Some(format!("{} does not serve yet", record.function.name));
             };
             if record.function.latest != serving && !record.latest().stage.is_final() {
@@ -964,8 +962,25 @@ impl World {
         None
     }
 
+    /// An operation whose client never learned its outcome, with what the log says of it: that it
+    /// never happened, or by when and with which outcome it did. As unknown ones, a dozen of them
+    /// would have to be tried in every order.
+    fn resolved(&self, op: &Op) -> Option<Op> {
+        if op.answered.is_some() {
+            return Some(op.clone());
+        }
+        let (moment, answer) = self.oracle.first_written(op.write)?;
+        let answered = client::outcome(&answer).map(|outcome| (moment, outcome));
+        Some(Op {
+            answered,
+            ..op.clone()
+        })
+    }
+
     fn check_history(&self) -> Result<(), String> {
         for (key, ops) in &self.history {
+            let ops: Vec<Op> = ops.iter().filter_map(|op| self.resolved(op)).collect();
+            let ops = &ops;
             if let Err(op) = linear::check(ops) {
                 return Err(format!(
                     "the history of f{key} has no explanation: client {} was answered {:?} to {:?}",

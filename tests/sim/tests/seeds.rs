@@ -5,7 +5,7 @@ use coracle_sim::{Options, Planted, run};
 /// Each of them is found within so many seeds, or the simulator is not worth its time.
 const WITHIN: u64 = 200;
 /// `CORACLE_SIM_SEEDS=2000` runs as many.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 200;
 
 fn quiet() {
     // What panics is told with its seed.
@@ -111,4 +111,22 @@ fn clients_see_a_lost_deduplication() {
         options.compare_states = false;
     });
     assert!(what.contains("has no explanation"), "{what}");
+}
+
+#[test]
+fn finds_an_agent_that_takes_orders_of_an_older_stamp() {
+    let what = found(Planted::OlderStampAccepted, |_| ());
+    assert!(what.contains("accepted an order"), "{what}");
+}
+
+#[test]
+fn finds_a_leader_that_plans_before_its_agents_were_heard() {
+    let what = found(Planted::ScaleDownBeforeCollection, |_| ());
+    assert!(what.contains("before its agents were heard"), "{what}");
+}
+
+#[test]
+fn finds_a_request_that_is_executed_twice() {
+    let what = found(Planted::RetryAfterSend, |_| ());
+    assert!(what.contains("executed 2 times"), "{what}");
 }
