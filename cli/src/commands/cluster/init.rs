@@ -93,7 +93,7 @@ impl Init {
             })?;
         }
         let value = json!({
-            "cluster": made.enrolment.name.cluster.to_string(),
+            "cluster": made.enrolment.name.cluster,
             "ca_hash": made.enrolment.ca_hash().to_string(),
             "data": data.path(),
             "advertise": advertise,
