@@ -29,7 +29,8 @@ impl World {
             return;
         }
         self.schedule_fault();
-        if self.rng.chance(4_000) {
+        let edge = if self.profile.shaky { 1_000 } else { 4_000 };
+        if self.rng.chance(edge) {
             return self.edge_fault();
         }
         let partition =
@@ -78,6 +79,11 @@ impl World {
     }
 
     fn power_goes(&mut self) {
+        if self.rng.chance(1_500) {
+            let id = self.some_leader().unwrap_or(1);
+            let lasts = self.rng.between(100, 5_000);
+            return self.pause(id, lasts);
+        }
         if self.profile.blackouts && self.rng.chance(1_500) {
             self.say(|| "fault: power goes everywhere".to_owned());
             for id in 1..=self.profile.members {
@@ -98,7 +104,7 @@ impl World {
         let controllers: Vec<Host> = (1..=self.profile.members).map(Host::Controller).collect();
         let leader = self.some_leader().map(Host::Controller);
         let chosen = match leader {
-            Some(leader) if self.rng.chance(6_000) => leader,
+            Some(leader) if self.profile.shaky || self.rng.chance(6_000) => leader,
             _ => *self.rng.pick(&controllers),
         };
         let others: Vec<Host> = controllers
@@ -107,7 +113,12 @@ impl World {
             .filter(|host| *host != chosen)
             .collect();
         let lasts = self.rng.wait(self.profile.fault_lasts_ms);
-        match self.rng.below(4) {
+        let shape = if self.profile.shaky {
+            0
+        } else {
+            self.rng.below(4)
+        };
+        match shape {
             0 => {
                 // Alone, from the other controllers and now and then from some clients too.
                 let mut far = others;
@@ -116,7 +127,17 @@ impl World {
                     let cut: Vec<Host> = clients.filter(|_| self.rng.chance(5_000)).collect();
                     far.extend(cut);
                 }
-                self.begin_cut(between(&[chosen], &far), lasts, "alone");
+                if self.profile.shaky
+                    && let Host::Controller(id) = chosen
+                {
+                    // It wakes up behind the cut, with a successor that it has not heard of.
+                    let paused = self.rng.between(1_500, 4_000);
+                    self.pause(id, paused);
+                    self.shake(paused + 1_500);
+                    self.begin_cut(between(&[chosen], &far), paused + 2_000, "alone");
+                } else {
+                    self.begin_cut(between(&[chosen], &far), lasts, "alone");
+                }
             }
             1 => {
                 // A bridge: two sides that only the chosen one reaches both of.
@@ -154,6 +175,16 @@ impl World {
                 let left = self.rng.between(2, 12);
                 self.flap(pairs, false, left);
             }
+        }
+    }
+
+    /// For so long, sessions of agents break again and again, and are opened anew at once.
+    fn shake(&mut self, lasts: u64) {
+        let mut wait = 0;
+        while wait < lasts {
+            wait += self.rng.between(5, 50);
+            let agent = self.rng.between(1, self.profile.machines);
+            self.after(wait, Event::Shake(agent));
         }
     }
 
@@ -201,6 +232,9 @@ impl World {
     /// From now on nothing breaks.
     pub(crate) fn end_faults(&mut self) {
         self.quiet = true;
+        for id in 1..=self.profile.members {
+            self.resume(id);
+        }
         let open: Vec<u64> = self.faults.keys().copied().collect();
         for number in open {
             self.fault_ends(number);

@@ -231,9 +231,35 @@ impl World {
         self.agent_within(id, 120);
     }
 
+    /// Its session breaks, which it notices at once.
+    pub(crate) fn shaken(&mut self, id: u64) {
+        if let Some(up) = self.up(id)
+            && let Some(pipe) = up.pipe.take()
+        {
+            self.break_pipe(pipe);
+            let wait = self.rng.between(1, 20);
+            self.agent_within(id, wait);
+        }
+    }
+
     fn agent_opens(&mut self, id: u64) {
-        let to = Host::Controller(self.rng.between(1, self.profile.members));
+        let mut to = self.rng.between(1, self.profile.members);
+        if self.profile.shaky && self.rng.chance(8_000) {
+            // Whoever says that it leads; there may be two.
+            let leads = |id: &u64| {
+                self.members[id]
+                    .up
+                    .as_ref()
+                    .is_some_and(|up| up.lead.led.is_some())
+            };
+            let leaders: Vec<u64> = self.members.keys().copied().filter(leads).collect();
+            if !leaders.is_empty() {
+                to = *self.rng.pick(&leaders);
+            }
+        }
+        let to = Host::Controller(to);
         let pipe = self.open_pipe(Host::Agent(id), to);
+        let planted = self.options.planted == Some(Planted::OlderStampAccepted);
         let (at, now) = (self.now, self.clock_of(Host::Agent(id)));
         let Some(up) = self.up(id) else { return };
         up.pipe = Some(pipe);
@@ -243,7 +269,12 @@ impl World {
         up.reported_at = at;
         up.unacknowledged = Some(at);
         up.dirty = false;
-        let report = up.parts.report(&describe(id, now), 1);
+        let mut report = up.parts.report(&describe(id, now), 1);
+        if planted {
+            // A deposed leader refuses a node that has obeyed its successor, so a ledger that takes
+            // everything has to remember nothing as well to do harm.
+            report.accepted = None;
+        }
         self.pipe(pipe, Host::Agent(id), Packet::Hello(Box::new(report)));
     }
 
@@ -264,7 +295,7 @@ impl World {
             && up.pipe == Some(pipe)
         {
             up.pipe = None;
-            let wait = self.rng.between(20, 300);
+            let wait = self.rng.between(5, 120);
             self.agent_within(id, wait);
         }
     }

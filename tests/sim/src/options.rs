@@ -12,7 +12,7 @@ pub enum Planted {
     AcknowledgementsBeforeSync,
     /// Snapshots leave out which writes were applied.
     DeduplicationLostAtSnapshot,
-    /// An agent takes orders of whoever sends some.
+    /// An agent takes orders of whoever sends some, and remembers none.
     OlderStampAccepted,
     /// A new leader plans without having heard its agents.
     ScaleDownBeforeCollection,
@@ -59,6 +59,8 @@ pub(crate) struct Profile {
     pub(crate) call_ms: u64,
     pub(crate) run_ms: u64,
     pub(crate) clients: u64,
+    /// While a leader is cut off, agents go to and fro between it and the new one.
+    pub(crate) shaky: bool,
     pub(crate) keys: u64,
     pub(crate) tick_ms: u64,
     pub(crate) election_ticks: u64,
@@ -89,7 +91,8 @@ pub(crate) struct Profile {
 impl Profile {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let some = |rng: &mut Rng, chance: u64| rng.chance(chance);
-        Self {
+        let general = Self {
+            shaky: false,
             members: *rng.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 1]),
             machines: rng.between(1, 4),
             gateways: rng.between(1, 3),
@@ -116,6 +119,38 @@ impl Profile {
             snapshot_every: *rng.pick(&[8, 25, 60, 10_000]),
             keep_entries: *rng.pick(&[0, 5, 20]),
             think_ms: *rng.pick(&[20, 80, 250]),
+        };
+        match rng.below(4) {
+            // All elections, with votes that cross each other.
+            0 => Self {
+                members: 3,
+                machines: 1,
+                gateways: 1,
+                call_ms: 1_500,
+                clients: 2,
+                think_ms: 250,
+                election_ticks: 3,
+                latency: *rng.pick(&[(5, 120), (1, 400)]),
+                duplicate: 2_000,
+                cut_after_vote: 5_000,
+                fault_every_ms: 300,
+                fault_lasts_ms: 200,
+                ..general
+            },
+            // All about who leads the agents.
+            1 => Self {
+                members: 3,
+                shaky: true,
+                election_ticks: 10,
+                partitions: true,
+                crashes: false,
+                latency: *rng.pick(&[(1, 3), (1, 20)]),
+                drop: 0,
+                fault_every_ms: 5_000,
+                fault_lasts_ms: 1_000,
+                ..general
+            },
+            _ => general,
         }
     }
 }

@@ -111,6 +111,8 @@ pub(crate) enum Event {
     PipeEnds(u64, Host),
     /// Of a controller, in one of its lives.
     Plan(u64, u64),
+    Resume(u64),
+    Shake(u64),
     AgentStarts(u64),
     /// Of an agent, in one of its lives.
     AgentActs(u64, u64),
@@ -182,6 +184,8 @@ pub struct World {
     pub(crate) next_call: u64,
     pub(crate) pipes: BTreeMap<u64, Pipe>,
     pub(crate) next_pipe: u64,
+    /// Controllers that do not run, with what waits for them.
+    paused: BTreeMap<u64, Vec<Event>>,
 }
 
 impl World {
@@ -212,6 +216,7 @@ impl World {
             next_call: 0,
             pipes: BTreeMap::new(),
             next_pipe: 0,
+            paused: BTreeMap::new(),
             profile,
         };
         world.say(|| format!("{:?}", world.profile));
@@ -286,8 +291,47 @@ impl World {
         }
     }
 
+    /// The controller that this is about.
+    fn target(&self, event: &Event) -> Option<u64> {
+        let host = match event {
+            Event::Deliver { to, .. } => *to,
+            Event::Tick(id, _) | Event::Settle(id) | Event::Plan(id, _) => Host::Controller(*id),
+            Event::Piped { pipe, from, .. } => {
+                let ends = self.pipes.get(pipe)?.ends;
+                ends[usize::from(ends[0] == *from)]
+            }
+            Event::PipeEnds(_, end) => *end,
+            _ => return None,
+        };
+        match host {
+            Host::Controller(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Its process stops for so long, and does not know that it did: what came meanwhile is waiting.
+    pub(crate) fn pause(&mut self, id: u64, lasts: u64) {
+        if self.members[&id].up.is_some() && !self.paused.contains_key(&id) {
+            self.say(|| format!("m{id} is paused for {lasts} ms"));
+            self.paused.insert(id, Vec::new());
+            self.after(lasts, Event::Resume(id));
+        }
+    }
+
+    pub(crate) fn resume(&mut self, id: u64) {
+        for event in self.paused.remove(&id).unwrap_or_default() {
+            self.after(0, event);
+        }
+    }
+
     fn happen(&mut self, event: Event) {
+        if let Some(id) = self.target(&event)
+            && let Some(waiting) = self.paused.get_mut(&id)
+        {
+            return waiting.push(event);
+        }
         match event {
+            Event::Resume(id) => self.resume(id),
             Event::Deliver { from, to, packet } => self.deliver(from, to, packet),
             Event::Tick(id, life) => self.tick(id, life),
             Event::Settle(id) => {
@@ -303,6 +347,7 @@ impl World {
             Event::Piped { pipe, from, packet } => self.piped(pipe, from, packet),
             Event::PipeEnds(number, end) => self.pipe_ends(number, end),
             Event::Plan(id, life) => self.plan(id, life),
+            Event::Shake(id) => self.shaken(id),
             Event::AgentStarts(id) => self.agent_starts(id),
             Event::AgentActs(id, life) => self.agent_acts(id, life),
             Event::Launched(id, life, instance) => self.launched(id, life, instance),
