@@ -29,6 +29,15 @@ unit_tests() {
     cargo test "${build[@]}" --exclude coracle-tests --exclude coracle-containerd
     cargo test --locked --package coracle-containerd --features coracle-containerd/e2e --lib
 }
+# Clusters of real processes on loopback, with the fake driver.
+cluster_tests() {
+    export CORACLE_TEST_BINARY=$target/debug/coracle
+    if nextest; then
+        cargo nextest run "${build[@]}" --ignore-default-filter --filterset 'binary(cluster)' --test-threads 2
+    else
+        cargo test "${build[@]}" --test cluster -- --test-threads=2
+    fi
+}
 e2e_tests() { # of one package, or of all that have some
     if nextest; then
         cargo nextest run "${build[@]}" --profile e2e ${1:+--filterset "package($1)"}
@@ -50,6 +59,8 @@ if [ "$part" != e2e ]; then
     say "unit and property tests"
     build_all
     unit_tests
+    say "clusters of real processes"
+    cluster_tests
 fi
 
 if [ "$part" != unit ]; then

@@ -48,13 +48,18 @@ async fn the_leader_is_killed_and_nothing_acknowledged_is_lost_and_no_warm_call_
     assert!(tally.reads > 0, "{tally:?}");
     let report = warm.stop().await;
     assert!(report.failures().is_empty(), "{:?}", report.failures());
-    // The new leaders kept what ran.
-    assert_eq!(cluster.instances("g1", "warm").await, instances);
+    // The new leaders kept what ran; more may have been started for the load.
+    let now = cluster.instances("g1", "warm").await;
+    assert!(instances.iter().all(|id| now.contains(id)), "{now:?}");
 }
 
 #[tokio::test]
 async fn without_any_controller_warm_calls_go_on_and_cold_ones_wait_for_a_leader() {
-    let mut cluster = Cluster::start(1, 1, 1).await;
+    let flags = [
+        (Role::Controller, "--idle-after=2"),
+        (Role::Controller, "--stable-window=4"),
+    ];
+    let mut cluster = Cluster::with_flags(1, 1, 1, &flags).await;
     cluster
         .deploy("g1", "warm", json!({"scale": {"min": 1, "max": 3}}))
         .await;
