@@ -160,13 +160,13 @@ up() {
     local bin name
     bin=$(cat "$root/binary")
     make_network
-    if [ ! -e "$root/c1/identity" ]; then
+    if [ ! -e "$root/c1/identity.json" ]; then
         say "making the cluster on c1"
-        "$bin" cluster init --data "$root/c1" --name c1 --listen "$(address c1):7400" --advertise "$(address c1):7400" >"$root/init.log"
+        inside c1 "$bin" cluster init --data "$root/c1" --name c1 --listen "$(address c1):7400" --advertise "$(address c1):7400" >"$root/init.log"
         chmod 600 "$root/init.log"
     fi
     for name in c1 g1 c2 c3 g2 "${nodes[@]}"; do
-        if [ -e "$root/$name/identity" ]; then
+        if [ -e "$root/$name/identity.json" ]; then
             start "$name"
         else
             say "$name joins"

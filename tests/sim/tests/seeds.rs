@@ -114,6 +114,12 @@ fn clients_see_a_lost_deduplication() {
 }
 
 #[test]
+fn finds_an_agent_that_takes_orders_of_an_older_stamp() {
+    let what = found(Planted::OlderStampAccepted, |_| ());
+    assert!(what.contains("accepted an order"), "{what}");
+}
+
+#[test]
 fn finds_a_leader_that_plans_before_its_agents_were_heard() {
     let what = found(Planted::ScaleDownBeforeCollection, |_| ());
     assert!(what.contains("before its agents were heard"), "{what}");
