@@ -88,7 +88,10 @@ async fn a_machine_that_may_not_join_is_told_why_and_changes_nothing() {
             last.contains("] coracle: ") && last.contains(word),
             "{word}: {said}"
         );
-        assert!(!cluster.data(&name).join("identity.json").exists(), "{said}");
+        assert!(
+            !cluster.data(&name).join("identity.json").exists(),
+            "{said}"
+        );
     }
     let nodes = cluster.nodes("g1").await;
     assert_eq!(nodes.len(), 2, "{nodes:?}");

@@ -326,7 +326,7 @@ impl Machine {
         let dir = self.run_dir.join(&record.id);
         let output = Output::start(&dir, consumer).ok()?;
         let link = self.cluster.veth(&record.id);
-        let has_link = Path::new("/sys/class/net").join(&link).exists();
+        let has_link = network::interfaces().contains(&link);
         let container = Arc::new(Container {
             id: record.id.clone(),
             dir,

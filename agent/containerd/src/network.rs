@@ -90,7 +90,7 @@ impl Network {
         }
 
         let gateway = Ipv4Addr::from(u32::from(subnet) + 1);
-        if !Path::new("/sys/class/net").join(&bridge).exists() {
+        if !interfaces().contains(&bridge) {
             ip(&format!("link add name {bridge} type bridge\n"))?;
         }
         // Without a fixed address the bridge's own would change with its ports.
@@ -189,14 +189,8 @@ impl Network {
         }
         let bridge = cluster.bridge();
         let cables = format!("v{cluster}");
-        for entry in fs::read_dir("/sys/class/net")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name == bridge.as_str() || name.starts_with(&cables) {
+        for name in interfaces() {
+            if name == bridge || name.starts_with(&cables) {
                 quietly("ip", &["link", "delete", "dev", &name]);
             }
         }
@@ -224,9 +218,16 @@ fn raise_inotify() {
     }
 }
 
+/// Of our network namespace, whichever one the mounted `/sys` shows.
+pub(crate) fn interfaces() -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let names = table.lines().filter_map(|line| line.split_once(':'));
+    names.map(|(name, _)| name.trim().to_owned()).collect()
+}
+
 /// A bridge left by an earlier process keeps its subnet, since containers hold addresses of it.
 fn current_subnet(bridge: &str) -> Result<Option<Ipv4Addr>, Error> {
-    if !Path::new("/sys/class/net").join(bridge).exists() {
+    if !interfaces().iter().any(|name| name == bridge) {
         return Ok(None);
     }
     let output = run(
