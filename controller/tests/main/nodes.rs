@@ -169,11 +169,15 @@ async fn a_removed_node_stays_out_and_a_reinstalled_one_takes_its_old_place() {
     session.cut();
     server.stands(one.id(), NodeState::Lost).await;
     let _session = twin.connect(&server.channel).await;
-    let nodes = server.nodes().await;
-    assert_eq!(
-        nodes.iter().map(|n| n.node.id).collect::<Vec<_>>(),
-        [twin.id()]
-    );
+    wait("the old node to give way", || async {
+        let nodes: Vec<_> = server.nodes().await.iter().map(|n| n.node.id).collect();
+        if nodes == [twin.id()] {
+            Ok(())
+        } else {
+            Err(format!("{nodes:?}"))
+        }
+    })
+    .await;
     let stale = one.refused(&server.channel).await;
     assert_eq!(stale.code(), Code::PermissionDenied, "{stale}");
 
